@@ -1,0 +1,101 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gateway's settings. The table in services/README.md is held against this file by a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcpstack.common import settings as s
+from mcpstack.common.secretfile import Login, Peppers, SecretError, SecretFile, login, model_key, password, peppers
+from mcpstack.common.settings import Problem, SettingsError, setting
+
+PREFIX = "GATEWAY_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    environment: str = setting(
+        "production", s.choice("development", "staging", "production"), "What kind of installation this is"
+    )
+    log_level: str = setting("info", s.choice("debug", "info", "warning", "error"), "Least serious level logged")
+    host: str = setting("0.0.0.0", s.host, "Address to listen on")  # noqa: S104 - inside its own container
+    port: int = setting("8000", s.whole(1, 65535), "Port to listen on")
+
+    db_host: str = setting("postgres", s.host, "Postgres; its certificate must carry this name")
+    db_port: int = setting("5432", s.whole(1, 65535), "Postgres port")
+    db_name: str = setting("gateway", s.name, "Database")
+    db_login_file: Path = setting("/run/secrets/gateway-db/current", s.path, "File: user:password")
+
+    valkey_host: str = setting("valkey", s.host, "Valkey; its certificate must carry this name")
+    valkey_port: int = setting("6379", s.whole(1, 65535), "Valkey port")
+    valkey_user: str = setting("gateway", s.name, "Valkey ACL user")
+    valkey_password_file: Path = setting("/run/secrets/valkey-gateway/current", s.path, "File: its password")
+    valkey_prefix: str = setting("gw:", s.name, "Every Valkey key starts with this")
+    valkey_timeout: float = setting("0.1", s.seconds(0.01, 5), "Longest wait for Valkey before the local limiter decides")
+
+    tls_ca_file: Path = setting("/run/tls/current/ca.crt", s.path, "CA that signed the certificates of both")
+    pepper_file: Path = setting("/run/secrets/gateway-pepper/current", s.path, "File: version:64 hex digits")
+
+    model_url: str = setting("http://model-runner:8080", s.base_url, "Base URL of the model server")
+    model_api_key_file: Path = setting("/run/secrets/model-api-key/current", s.path, "File: the key it asks for")
+    model_connect_timeout: float = setting("1.5", s.seconds(0.05, 30), "Longest wait for a connection to it")
+    model_first_byte_timeout: float = setting("120", s.seconds(0.1, 3600), "Longest wait for the first byte of an answer")
+    model_idle_timeout: float = setting("60", s.seconds(0.1, 3600), "Longest pause inside an answer")
+    model_list_seconds: float = setting("10", s.seconds(0, 3600), "How long its list of models is kept")
+
+    ping_interval: float = setting("15", s.seconds(0.1, 300), "Pause between comments on a stream that waits")
+    cors_origins: tuple[str, ...] = setting("", s.origins, "Browser origins allowed, comma separated")
+    max_body_bytes: int = setting("10485760", s.whole(1024, 1 << 30), "Largest request body")
+    body_timeout: float = setting("30", s.seconds(0.1, 600), "Longest time a client may take to send a body")
+
+    default_rpm: int = setting("600", s.whole(1, 1_000_000), "Requests a minute for a key without its own limit")
+    default_concurrency: int = setting("32", s.whole(1, 100_000), "Requests at once for a key without its own limit")
+    replicas: int = setting("1", s.whole(1, 1000), "Gateways that share the limits, for the local limiter")
+
+    key_cache_seconds: float = setting("30", s.seconds(0, 3600), "How long a key is trusted without asking Postgres")
+    key_grace_seconds: float = setting("300", s.seconds(0, 86400), "How long a known key works while Postgres is away")
+    shutdown_grace: float = setting("30", s.seconds(0, 3600), "How long running answers may go on after SIGTERM")
+
+
+@dataclass(frozen=True)
+class Secrets:
+    db_login: SecretFile[Login]
+    valkey_password: SecretFile[str]
+    model_api_key: SecretFile[str]
+    pepper: SecretFile[Peppers]
+
+
+def load(environ: Mapping[str, str] | None = None) -> tuple[Settings, Secrets]:
+    """Settings and secrets, all checked; raises SettingsError with every problem at once."""
+    values = s.load(Settings, os.environ if environ is None else environ, PREFIX)
+    secrets = Secrets(
+        SecretFile("GATEWAY_DB_LOGIN_FILE", values.db_login_file, login),
+        SecretFile("GATEWAY_VALKEY_PASSWORD_FILE", values.valkey_password_file, password),
+        SecretFile("GATEWAY_MODEL_API_KEY_FILE", values.model_api_key_file, model_key),
+        SecretFile("GATEWAY_PEPPER_FILE", values.pepper_file, peppers),
+    )
+    problems = []
+    if "*" in values.cors_origins and values.environment == "production":
+        problems.append(
+            Problem("GATEWAY_CORS_ORIGINS", "'*' lets every web site call the API.", "Name the origins in production.")
+        )
+    for secret in (secrets.db_login, secrets.valkey_password, secrets.model_api_key, secrets.pepper):
+        try:
+            secret.read()
+        except SecretError as error:
+            where, _, what = str(error).partition(": ")
+            what, _, fix = what.partition(". ")
+            problems.append(Problem(where, what + ".", fix))
+    try:
+        if b"-----BEGIN CERTIFICATE-----" not in values.tls_ca_file.read_bytes():
+            problems.append(Problem("GATEWAY_TLS_CA_FILE", f"{values.tls_ca_file} holds no certificate.", "Mount the CA."))
+    except OSError as error:
+        what = f"{values.tls_ca_file} cannot be read ({error.strerror})."
+        problems.append(Problem("GATEWAY_TLS_CA_FILE", what, "Mount the CA certificate there."))
+    if problems:
+        raise SettingsError(problems)
+    return values, secrets
