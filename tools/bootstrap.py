@@ -1,0 +1,322 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make this machine ready to run the project: Debian packages, toolchain, collections, Docker engine.
+
+usage: bootstrap.py [packages] [venv] [collections] [engine]     (default: all four, in this order)
+
+Every step looks first and does only what is missing; a machine that is ready is left alone in well under a second.
+Steps are remembered by a hash of their inputs, so a changed lock file is installed and an unchanged one is not.
+Uses the standard library only: nothing else is there yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+VENV = ROOT / ".venv"
+REQUIREMENTS = ROOT / "tools" / "requirements"
+COLLECTIONS = (
+    "community.docker",
+    "community.crypto",
+    "ansible.posix",
+    "community.library_inventory_filtering_v1",
+)
+# what is looked for -> the Debian packages that bring it
+PROGRAMS = {
+    "dockerd": ("docker.io",),
+    "docker": ("docker-cli",),
+    "mmdebstrap": ("mmdebstrap",),
+    "gpgv": ("gpgv",),
+    "ssh": ("openssh-client",),
+    "ssh-keygen": ("openssh-client",),
+    "git": ("git",),
+    "iptables": ("iptables",),
+}
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+ENGINE_LOG = Path("/var/log/mcpstack-dockerd.log")
+ENGINE_WAIT_S = 60
+
+
+class BootstrapError(Exception):
+    """A sentence for a person: what is wrong and what to do."""
+
+
+def say(text: str) -> None:
+    """Progress line."""
+    print(f"    {text}", file=sys.stderr, flush=True)
+
+
+def missing_packages(which: Callable[[str], str | None], has_venv: bool, has_keyring: bool, codename: str) -> list[str]:
+    """Debian packages this machine lacks, each once, in a stable order."""
+    packages: list[str] = []
+    for program, names in PROGRAMS.items():
+        if which(program) is None:
+            packages += names
+    if codename == "bookworm":  # there, docker.io brings the client along
+        packages = ["docker.io" if name == "docker-cli" else name for name in packages]
+    if not has_venv:
+        packages.append("python3-venv")
+    if not has_keyring:
+        packages.append("debian-archive-keyring")
+    return list(dict.fromkeys(packages))
+
+
+def uv_environment(pip_config: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """uv's settings for what pip is configured to use: index, extra indices, wheel folders, certificates.
+
+    `pip_config` is the output of `pip config list`; later entries (the environment) win, as in pip.
+    """
+    values: dict[str, str] = {}
+    for line in pip_config.splitlines():
+        key, _, value = line.partition("=")
+        scope, _, name = key.strip().partition(".")
+        if scope in ("global", "install", ":env:", "site", "user"):
+            values[name] = value.strip().strip("'\"").replace("\\n", " ")
+    found = {
+        "UV_DEFAULT_INDEX": values.get("index-url", ""),
+        "UV_INDEX": values.get("extra-index-url", ""),
+        "UV_FIND_LINKS": values.get("find-links", "").replace(" ", ","),
+        "SSL_CERT_FILE": values.get("cert", ""),
+        "UV_HTTP_TIMEOUT": values.get("default-timeout", values.get("timeout", "")),
+        "UV_OFFLINE": "1" if values.get("no-index", "").lower() in ("1", "true", "yes") else "",
+    }
+    return {key: value for key, value in found.items() if value and key not in environ}
+
+
+def digest(*parts: bytes) -> str:
+    """Hash of a step's inputs."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()
+
+
+def is_done(step: str, wanted: str) -> bool:
+    """Was this step finished with exactly these inputs?"""
+    stamp = CACHE / "stamps" / step
+    return stamp.exists() and stamp.read_text() == wanted
+
+
+def mark_done(step: str, wanted: str) -> None:
+    """Remember that it was."""
+    stamp = CACHE / "stamps" / step
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    partial = stamp.with_suffix(".part")
+    partial.write_text(wanted)
+    partial.replace(stamp)
+
+
+def run(argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command, never raise; its output is kept for the error message."""
+    return subprocess.run(  # noqa: S603
+        argv, check=False, capture_output=True, text=True, env=dict(env) if env else None, cwd=cwd, stdin=subprocess.DEVNULL
+    )
+
+
+def tail(done: subprocess.CompletedProcess[str], lines: int = 8) -> str:
+    """The end of what a failed command said."""
+    return "\n".join((done.stdout + done.stderr).strip().splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One bootstrap at a time in this checkout."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "bootstrap.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another bootstrap of this checkout")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def codename() -> str:
+    """Debian's name of this release, or an empty string."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+
+
+def packages() -> None:
+    """Debian packages."""
+    has_venv = run([sys.executable, "-c", "import ensurepip, venv"]).returncode == 0
+    missing = missing_packages(shutil.which, has_venv, KEYRING.exists(), codename())
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        raise BootstrapError(f"This machine lacks {', '.join(missing)} and has no apt-get: install them, then run again.")
+    if os.geteuid() != 0:
+        raise BootstrapError(f"Debian packages are missing ({' '.join(missing)}): run the same command as root.")
+    say(f"installing Debian packages: {' '.join(missing)}")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+    update = run(["apt-get", "update", "-qq"], env)
+    installed = run(install, env)
+    if installed.returncode:
+        hint = "" if update.returncode == 0 else f"\n`apt-get update` had failed before:\n{tail(update)}"
+        raise BootstrapError(f"apt-get could not install {' '.join(missing)}:\n{tail(installed)}{hint}")
+
+
+def _pip(*argv: str) -> subprocess.CompletedProcess[str]:
+    return run([str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *argv])
+
+
+def venv() -> None:
+    """The pinned, hash-checked toolchain in .venv."""
+    if sys.version_info < (3, 11):
+        raise BootstrapError(f"python3 is {platform.python_version()}: the toolchain needs Python 3.11 or newer.")
+    lock = REQUIREMENTS / "controller.txt"
+    uv_lock = REQUIREMENTS / "uv.txt"
+    wanted = digest(lock.read_bytes(), uv_lock.read_bytes(), platform.python_version().encode(), str(ROOT).encode())
+    if is_done("venv", wanted) and (VENV / "bin" / "ansible-playbook").exists():
+        return
+    say(f"installing the toolchain into .venv (Python {platform.python_version()}, pinned and hash-checked)")
+    begin = time.monotonic()
+    made = run([sys.executable, "-m", "venv", "--clear", str(VENV)])
+    if made.returncode:
+        raise BootstrapError(f"python3 -m venv failed:\n{tail(made)}\nIs the Debian package python3-venv installed?")
+    fast = _pip("install", "-q", "--require-hashes", "--only-binary", ":all:", "-r", str(uv_lock))
+    how = "uv"
+    if fast.returncode == 0:
+        config = _pip("config", "list").stdout
+        env = {**os.environ, **uv_environment(config, os.environ), "VIRTUAL_ENV": str(VENV)}
+        fast = run(
+            [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--require-hashes", "--index-strategy=unsafe-best-match",
+             "--python", str(VENV / "bin" / "python"), "-r", str(lock)], env
+        )  # fmt: skip
+    if fast.returncode:
+        how = "pip"
+        say(f"uv could not install it, pip does (slower): {tail(fast, 2)}")
+        slow = _pip("install", "-q", "--require-hashes", "-r", str(lock))
+        if slow.returncode:
+            raise BootstrapError(
+                f"The Python toolchain could not be installed from the configured package index:\n{tail(slow)}\n"
+                "Check `pip config list` and that the index is reachable, then run again."
+            )
+    mark_done("venv", wanted)
+    say(f"toolchain ready ({how}, {time.monotonic() - begin:.0f} s)")
+
+
+def collections() -> None:
+    """The collections the playbooks depend on, out of one pinned wheel, installed without Galaxy."""
+    lock = REQUIREMENTS / "collections.txt"
+    script = ROOT / "tools" / "vendor_collections.py"
+    wanted = digest(lock.read_bytes(), script.read_bytes(), json.dumps(COLLECTIONS).encode())
+    target = CACHE / "collections"
+    if is_done("collections", wanted) and (target / "ansible_collections" / "community" / "docker").is_dir():
+        link()
+        return
+    say("fetching the dependency collections (one pinned wheel, 54 MB)")
+    begin = time.monotonic()
+    wheels, vendored = CACHE / "wheels", CACHE / "vendor"
+    for folder in (wheels, vendored, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    fetched = _pip("download", "-q", "--no-deps", "--require-hashes", "-d", str(wheels), "-r", str(lock))
+    if fetched.returncode:
+        raise BootstrapError(
+            f"The wheel with the dependency collections could not be fetched from the package index:\n{tail(fetched)}"
+        )
+    (wheel,) = wheels.glob("*.whl")
+    packed = run([sys.executable, str(script), str(wheel), str(vendored), *COLLECTIONS])
+    if packed.returncode:
+        raise BootstrapError(f"The dependency collections could not be unpacked:\n{tail(packed)}")
+    installed = run(
+        [str(VENV / "bin" / "ansible-galaxy"), "collection", "install", "--offline", "-r", "requirements.yml", "-p", str(target)],
+        {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(target)},
+        vendored,
+    )
+    if installed.returncode:
+        raise BootstrapError(f"ansible-galaxy could not install the dependency collections:\n{tail(installed)}")
+    shutil.rmtree(wheels)
+    link()
+    mark_done("collections", wanted)
+    say(f"collections ready ({time.monotonic() - begin:.0f} s)")
+
+
+def link() -> None:
+    """Make this checkout importable as ansible_collections.mcpstack.platform."""
+    here = CACHE / "self" / "ansible_collections" / "mcpstack" / "platform"
+    if here.is_symlink() and here.resolve() == ROOT:
+        return
+    here.parent.mkdir(parents=True, exist_ok=True)
+    here.unlink(missing_ok=True)
+    here.symlink_to(ROOT)
+
+
+def _engine_answer() -> str:
+    """Empty when the engine answers, else why not."""
+    asked = run(["docker", "version", "--format", "{{.Server.Version}}"])
+    return "" if asked.returncode == 0 and asked.stdout.strip() else (asked.stderr.strip() or "no answer")
+
+
+def engine() -> None:
+    """A Docker engine that answers, started by whatever runs services here."""
+    problem = _engine_answer()
+    if not problem:
+        return
+    if os.environ.get("DOCKER_HOST"):
+        raise BootstrapError(f"The Docker engine at DOCKER_HOST={os.environ['DOCKER_HOST']} does not answer: {problem}")
+    if "permission denied" in problem.lower():
+        raise BootstrapError("The Docker engine refuses this user: run the same command as root.")
+    if os.geteuid() != 0:
+        raise BootstrapError(f"The Docker engine is not running ({problem}): run the same command as root to start it.")
+    systemd = Path("/run/systemd/system").is_dir()
+    if systemd:
+        say("starting the Docker engine (systemctl start docker)")
+        started = run(["systemctl", "start", "docker"])
+        if started.returncode:
+            raise BootstrapError(f"systemd could not start the Docker engine: {tail(started)}. See `journalctl -u docker`.")
+    else:
+        say(f"starting the Docker engine (this machine has no systemd; its log: {ENGINE_LOG})")
+        Path("/var/run/docker.pid").unlink(missing_ok=True)
+        with ENGINE_LOG.open("ab") as log:
+            daemon = subprocess.Popen(  # noqa: S603
+                [shutil.which("dockerd") or "/usr/sbin/dockerd"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+            )  # fmt: skip
+    limit = time.monotonic() + ENGINE_WAIT_S
+    while problem := _engine_answer():
+        if not systemd and daemon.poll() is not None:
+            last = "\n".join(ENGINE_LOG.read_text(errors="replace").splitlines()[-5:])
+            raise BootstrapError(f"dockerd stopped at once; the end of {ENGINE_LOG}:\n{last}")
+        if time.monotonic() > limit:
+            raise BootstrapError(f"The Docker engine did not answer within {ENGINE_WAIT_S} s: {problem}")
+        time.sleep(0.3)
+    say("the Docker engine answers")
+
+
+STEPS = {"packages": packages, "venv": venv, "collections": collections, "engine": engine}
+
+
+def main(argv: list[str]) -> int:
+    """Command line."""
+    wanted = argv[1:] or list(STEPS)
+    unknown = [name for name in wanted if name not in STEPS]
+    if unknown:
+        print(f"error: unknown step {', '.join(unknown)}; steps are: {', '.join(STEPS)}", file=sys.stderr)
+        return 2
+    try:
+        with alone():
+            for name in STEPS:
+                if name in wanted:
+                    STEPS[name]()
+    except BootstrapError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv))
