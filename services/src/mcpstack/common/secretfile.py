@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from mcpstack.common import logs
+from mcpstack.common.settings import Problem
 
 T = TypeVar("T")
 
@@ -22,7 +23,11 @@ _LIMIT = 65536
 
 
 class SecretError(Exception):
-    """A secret cannot be read. The message names the setting and the path, never the content."""
+    """A secret cannot be read. The problem names the setting and the path, never the content."""
+
+    def __init__(self, where: str, what: str, fix: str) -> None:
+        self.problem = Problem(where, what, fix)
+        super().__init__(str(self.problem))
 
 
 class SecretFile(Generic[T]):
@@ -40,21 +45,20 @@ class SecretFile(Generic[T]):
             if seen == self._seen and self._value is not None:
                 return self._value
             with self.path.open("rb") as handle:
-                raw = handle.read(_LIMIT + 1)
+                raw = handle.read(_LIMIT)
         except OSError as error:
             raise SecretError(
-                f"{self.setting}: {self.path} cannot be read ({error.strerror}). "
-                "Mount the secret there, readable by the user this service runs as."
-            ) from error
+                self.setting,
+                f"{self.path} cannot be read ({error.strerror}).",
+                "Mount the secret there, readable by the user this service runs as.",
+            ) from None
         try:
-            if len(raw) > _LIMIT:
-                raise ValueError(f"at most {_LIMIT} bytes")
-            value = self._parse(raw.decode("ascii").removesuffix("\n"))
-        except UnicodeDecodeError as error:
-            raise SecretError(f"{self.setting}: {self.path} is not plain text. Write the secret again.") from error
+            value = self._parse(raw.decode("ascii", "strict").removesuffix("\n"))
+        except UnicodeDecodeError:
+            raise SecretError(self.setting, f"{self.path} is not plain text.", "Write the secret again.") from None
         except ValueError as error:
             raise SecretError(
-                f"{self.setting}: {self.path} does not hold what belongs there. It must be {error}."
+                self.setting, f"{self.path} does not hold what belongs there.", f"Write {error}."
             ) from None
         self._seen, self._value = seen, value
         return value

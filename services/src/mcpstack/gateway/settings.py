@@ -35,7 +35,9 @@ class Settings:
     valkey_user: str = setting("gateway", s.name, "Valkey ACL user")
     valkey_password_file: Path = setting("/run/secrets/valkey-gateway/current", s.path, "File: its password")
     valkey_prefix: str = setting("gw:", s.name, "Every Valkey key starts with this")
-    valkey_timeout: float = setting("0.1", s.seconds(0.01, 5), "Longest wait for Valkey before the local limiter decides")
+    valkey_timeout: float = setting(
+        "0.1", s.seconds(0.01, 5), "Longest wait for Valkey before the local limiter decides"
+    )
 
     tls_ca_file: Path = setting("/run/tls/current/ca.crt", s.path, "CA that signed the certificates of both")
     pepper_file: Path = setting("/run/secrets/gateway-pepper/current", s.path, "File: version:64 hex digits")
@@ -43,7 +45,9 @@ class Settings:
     model_url: str = setting("http://model-runner:8080", s.base_url, "Base URL of the model server")
     model_api_key_file: Path = setting("/run/secrets/model-api-key/current", s.path, "File: the key it asks for")
     model_connect_timeout: float = setting("1.5", s.seconds(0.05, 30), "Longest wait for a connection to it")
-    model_first_byte_timeout: float = setting("120", s.seconds(0.1, 3600), "Longest wait for the first byte of an answer")
+    model_first_byte_timeout: float = setting(
+        "120", s.seconds(0.1, 3600), "Longest wait for the first byte of an answer"
+    )
     model_idle_timeout: float = setting("60", s.seconds(0.1, 3600), "Longest pause inside an answer")
     model_list_seconds: float = setting("10", s.seconds(0, 3600), "How long its list of models is kept")
 
@@ -87,12 +91,12 @@ def load(environ: Mapping[str, str] | None = None) -> tuple[Settings, Secrets]:
         try:
             secret.read()
         except SecretError as error:
-            where, _, what = str(error).partition(": ")
-            what, _, fix = what.partition(". ")
-            problems.append(Problem(where, what + ".", fix))
+            problems.append(error.problem)
     try:
         if b"-----BEGIN CERTIFICATE-----" not in values.tls_ca_file.read_bytes():
-            problems.append(Problem("GATEWAY_TLS_CA_FILE", f"{values.tls_ca_file} holds no certificate.", "Mount the CA."))
+            problems.append(
+                Problem("GATEWAY_TLS_CA_FILE", f"{values.tls_ca_file} holds no certificate.", "Mount the CA.")
+            )
     except OSError as error:
         what = f"{values.tls_ca_file} cannot be read ({error.strerror})."
         problems.append(Problem("GATEWAY_TLS_CA_FILE", what, "Mount the CA certificate there."))

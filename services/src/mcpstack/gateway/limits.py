@@ -1,0 +1,197 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How much a key may ask: requests a minute (shared, in Valkey) and requests at once (in this process).
+
+The bucket holds one minute's worth and refills steadily. When Valkey does not answer within its time limit, a bucket
+of this process decides instead, with this replica's share of the limit: slower to refuse across replicas, never
+unlimited. Valkey is used again as soon as the monitor's ping succeeds, so requests never wait for a broken one twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter, OrderedDict
+from typing import NamedTuple
+
+from valkey.asyncio import BlockingConnectionPool, SSLConnection, Valkey
+from valkey.credentials import CredentialProvider
+from valkey.exceptions import NoScriptError, ValkeyError
+
+from mcpstack.common.errors import ApiError
+from mcpstack.common.secretfile import SecretError, SecretFile
+from mcpstack.gateway.settings import Secrets, Settings
+
+log = logging.getLogger(__name__)
+
+_CONNECTIONS = 4
+_LOCAL_BUCKETS = 10_000
+
+# KEYS[1] bucket; ARGV[1] capacity. Returns {allowed, whole tokens left, ms until one token, ms until full}.
+_LUA = """\
+local cap = tonumber(ARGV[1])
+local per_ms = cap / 60000
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local b = redis.call('HMGET', KEYS[1], 'n', 't')
+local n = math.min(cap, (tonumber(b[1]) or cap) + math.max(0, now - (tonumber(b[2]) or now)) * per_ms)
+local ok = 0
+if n >= 1 then n = n - 1; ok = 1 end
+redis.call('HSET', KEYS[1], 'n', tostring(n), 't', tostring(now))
+redis.call('PEXPIRE', KEYS[1], 61000)
+return {ok, math.floor(n), math.ceil(math.max(0, 1 - n) / per_ms), math.ceil((cap - n) / per_ms)}
+"""
+
+
+class Verdict(NamedTuple):
+    allowed: bool
+    limit: int
+    remaining: int
+    wait_ms: int  # until one more request is allowed
+    reset_ms: int  # until the bucket is full
+    degraded: bool
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        found = [
+            (b"x-ratelimit-limit-requests", b"%d" % self.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % self.remaining),
+            (b"x-ratelimit-reset-requests", b"%dms" % self.reset_ms),
+        ]
+        if self.degraded:
+            found.append((b"x-ratelimit-degraded", b"local"))
+        return found
+
+
+class LocalBuckets:
+    """The same bucket in memory."""
+
+    def __init__(self, capacity: int = _LOCAL_BUCKETS) -> None:
+        self._capacity = capacity
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, kid: str, limit: int, now: float) -> Verdict:
+        per_ms = limit / 60000
+        tokens, then = self._buckets.pop(kid, (float(limit), now))
+        tokens = min(float(limit), tokens + max(0.0, now - then) * 1000 * per_ms)
+        allowed = tokens >= 1
+        if allowed:
+            tokens -= 1
+        self._buckets[kid] = (tokens, now)
+        if len(self._buckets) > self._capacity:
+            self._buckets.popitem(last=False)
+        wait, reset = math.ceil(max(0.0, 1 - tokens) / per_ms), math.ceil((limit - tokens) / per_ms)
+        return Verdict(allowed, limit, int(tokens), wait, reset, True)
+
+
+class _Credentials(CredentialProvider):
+    """Asked by the client for every new connection, so a rotated password is used without a restart."""
+
+    def __init__(self, user: str, password: SecretFile[str]) -> None:
+        self._user = user
+        self._password = password
+
+    def get_credentials(self) -> tuple[str, str]:
+        return self._user, self._password.read()
+
+
+class Limiter:
+    def __init__(self, settings: Settings, secrets: Secrets) -> None:
+        self._settings = settings
+        self._local = LocalBuckets()
+        self._running: Counter[str] = Counter()
+        self.up = False  # until the first ping
+        self.reason: str | None = "not connected yet"
+        self._sha = ""
+        pool = BlockingConnectionPool(
+            max_connections=_CONNECTIONS,
+            timeout=settings.valkey_timeout,  # type: ignore[arg-type] # any number works
+            connection_class=SSLConnection,
+            host=settings.valkey_host,
+            port=settings.valkey_port,
+            credential_provider=_Credentials(settings.valkey_user, secrets.valkey_password),
+            ssl_ca_certs=str(settings.tls_ca_file),
+            ssl_cert_reqs="required",
+            ssl_check_hostname=True,
+            socket_timeout=settings.valkey_timeout,
+            socket_connect_timeout=max(0.5, settings.valkey_timeout),
+            socket_keepalive=True,
+            lib_name=None,
+            lib_version=None,
+        )
+        self._valkey: Valkey = Valkey(connection_pool=pool)
+        self._pool = pool
+
+    async def check(self) -> None:
+        """Ping; the only thing that ends a degraded phase."""
+        try:
+            self._sha = await self._valkey.script_load(_LUA)
+        except (ValkeyError, OSError, TimeoutError, SecretError) as error:
+            self._failed(error)
+            raise
+        if not self.up:
+            log.info("valkey answers; limits are shared again")
+        self.up, self.reason = True, None
+
+    def _failed(self, error: Exception) -> None:
+        self.reason = _reason(error)
+        if self.up:
+            log.warning("valkey does not answer; the local limiter stands in", extra={"reason": self.reason})
+        self.up = False
+
+    async def take(self, kid: str, rpm: int) -> Verdict:
+        if self.up:
+            try:
+                return await self._shared(kid, rpm)
+            except (ValkeyError, OSError, TimeoutError, SecretError) as error:
+                self._failed(error)
+        return self._local.take(kid, max(1, rpm // self._settings.replicas), time.monotonic())
+
+    async def _shared(self, kid: str, rpm: int) -> Verdict:
+        bucket = f"{self._settings.valkey_prefix}rpm:{kid}"
+        try:
+            answer = await self._valkey.execute_command(  # type: ignore[no-untyped-call]
+                "EVALSHA", self._sha, 1, bucket, rpm
+            )
+        except NoScriptError:  # the server was restarted or its scripts were flushed
+            answer = await self._valkey.execute_command(  # type: ignore[no-untyped-call]
+                "EVAL", _LUA, 1, bucket, rpm
+            )
+        allowed, remaining, wait_ms, reset_ms = answer
+        return Verdict(bool(allowed), rpm, remaining, wait_ms, reset_ms, False)
+
+    def enter(self, kid: str, concurrency: int) -> None:
+        if self._running[kid] >= max(1, concurrency // self._settings.replicas):
+            raise ApiError(
+                "concurrency_limit_exceeded", f"This key may have {concurrency} requests running at once, not more."
+            )
+        self._running[kid] += 1
+
+    def leave(self, kid: str) -> None:
+        self._running[kid] -= 1
+        if self._running[kid] <= 0:
+            del self._running[kid]
+
+    async def close(self) -> None:
+        await self._valkey.aclose()
+        await self._pool.disconnect()
+
+
+def refusal(verdict: Verdict) -> ApiError:
+    seconds = max(1, math.ceil(verdict.wait_ms / 1000))
+    return ApiError(
+        "rate_limit_exceeded",
+        f"This key may make {verdict.limit} requests a minute; the next one is possible in {seconds} s.",
+        retry_after=seconds,
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).lower()
+    if "certificate" in text or "ssl" in text:
+        return "its certificate is not trusted"
+    if "wrongpass" in text or "noauth" in text or "username-password" in text:
+        return "the login is refused"
+    if "noperm" in text:
+        return "a permission is missing"
+    return "it does not answer in time" if "timeout" in text or isinstance(error, TimeoutError) else "no connection"

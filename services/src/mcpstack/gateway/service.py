@@ -1,0 +1,176 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The running gateway: what it holds, how it watches what it depends on, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+from valkey.exceptions import ValkeyError
+
+from mcpstack.common import database
+from mcpstack.common.errors import ApiError
+from mcpstack.common.migrate import MigrationError
+from mcpstack.common.secretfile import SecretError
+from mcpstack.gateway.keys import KeyStore, UnavailableError
+from mcpstack.gateway.limits import Limiter
+from mcpstack.gateway.metrics import Metrics
+from mcpstack.gateway.runner import Runner
+from mcpstack.gateway.settings import Secrets, Settings
+
+log = logging.getLogger(__name__)
+
+_EVERY = 5.0  # between checks of something that answers
+_FIRST_RETRY = 0.25
+_LAST_RETRY = 5.0
+_LAST_USED_EVERY = 60.0
+
+_EXPECTED = (UnavailableError, ApiError, ValkeyError, psycopg.Error, OSError, TimeoutError, SecretError)
+
+
+class Gateway:
+    def __init__(self, settings: Settings, secrets: Secrets) -> None:
+        self.settings = settings
+        self.secrets = secrets
+        self.metrics = Metrics()
+        self.keys = KeyStore(settings, secrets)
+        self.limiter = Limiter(settings, secrets)
+        self.runner = Runner(settings, secrets)
+        self.answers: set[asyncio.Task[None]] = set()
+        self.in_flight = 0
+        self._idle = asyncio.Event()
+        self.draining = False
+        self.aborting = False
+        self.fatal: str | None = None
+        self.on_fatal: Callable[[], None] = lambda: None
+        self._up: dict[str, bool] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self.runner.open()
+        for name, check in (
+            ("postgres", self._postgres),
+            ("valkey", self.limiter.check),
+            ("model_runner", self.runner.check),
+        ):
+            self._tasks.append(asyncio.create_task(self._watch(name, check)))
+        self._tasks.append(asyncio.create_task(self._write_last_used()))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(self.keys.close(), self.limiter.close(), self.runner.close(), return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Refuse new work, let running answers end, cut what is left after the grace."""
+        self.draining = True
+        log.info("stopping", extra={"in_flight": self.in_flight})
+        if not await self._becomes_idle(self.settings.shutdown_grace):
+            log.warning("the grace is over; cutting running answers", extra={"in_flight": self.in_flight})
+            self.aborting = True
+            for task in list(self.answers):
+                task.cancel()
+            await self._becomes_idle(1)
+
+    async def _becomes_idle(self, wait: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                while self.in_flight:
+                    self._idle.clear()
+                    await self._idle.wait()
+        return not self.in_flight
+
+    def enter(self) -> None:
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
+
+    # Dependencies
+
+    async def _postgres(self) -> None:
+        if self.keys.ready:
+            await self.keys.check()
+            return
+        try:
+            await self.keys.prepare()
+        except MigrationError as error:
+            self.fatal = str(error)
+            log.critical("the database cannot be used", extra={"reason": self.fatal})
+            self.on_fatal()
+            raise
+        except (psycopg.Error, OSError) as error:
+            self.keys.reason = database.reason(error)
+            raise
+        await self.keys.check()
+
+    async def _watch(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
+        pause = _FIRST_RETRY
+        while True:
+            try:
+                await check()
+            except MigrationError:
+                return
+            except _EXPECTED as error:
+                self._seen(name, False)
+                if isinstance(error, SecretError):
+                    log.error("a secret cannot be read", extra={"reason": str(error)})  # noqa: TRY400
+                pause, wait = min(pause * 2, _LAST_RETRY), pause
+            except Exception:
+                log.exception("a check failed in an unexpected way", extra={"dependency": name})
+                self._seen(name, False)
+                pause, wait = min(pause * 2, _LAST_RETRY), pause
+            else:
+                self._seen(name, True)
+                pause, wait = _FIRST_RETRY, _EVERY
+            await asyncio.sleep(wait)
+
+    def _seen(self, name: str, up: bool) -> None:
+        if self._up.get(name) is not up:
+            level = logging.INFO if up else logging.WARNING
+            log.log(
+                level,
+                "dependency is up" if up else "dependency is down",
+                extra={
+                    "dependency": name,
+                    "reason": None if up else self._reason(name),
+                },
+            )
+        self._up[name] = up
+        self.metrics.dependency.labels(name).set(up)
+        self.metrics.degraded.set(not self.limiter.up)
+
+    def _reason(self, name: str) -> str | None:
+        return {"postgres": self.keys, "valkey": self.limiter, "model_runner": self.runner}[name].reason  # type: ignore[attr-defined,no-any-return]
+
+    async def _write_last_used(self) -> None:
+        while True:
+            await asyncio.sleep(_LAST_USED_EVERY)
+            if self.keys.ready:
+                await self.keys.write_last_used()
+
+    # What /ready says
+
+    def readiness(self) -> tuple[int, dict[str, Any]]:
+        checks: dict[str, dict[str, str | None]] = {}
+        for name in ("postgres", "valkey", "model_runner"):
+            up = self._up.get(name, False) and (name != "valkey" or self.limiter.up)
+            checks[name] = {"status": "up" if up else "down", "reason": None if up else self._reason(name)}
+        all_up = all(check["status"] == "up" for check in checks.values())
+        grace = time.monotonic() - self.keys.last_answer < self.settings.key_grace_seconds
+        if self.draining:
+            status = "shutting_down"
+        elif checks["postgres"]["status"] == "down" and not grace:
+            status = "unavailable"
+        else:
+            status = "ready" if all_up else "degraded"
+        return (200 if status in ("ready", "degraded") else 503), {"status": status, "checks": checks}
