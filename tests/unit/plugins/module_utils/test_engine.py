@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -57,7 +58,8 @@ class FakeEngine:
                 if callable(reply):
                     reply, stdin = reply(connection)
                 self.requests.append((head.split(b"\r\n")[0].decode(), body, stdin))
-                connection.sendall(reply)
+                with contextlib.suppress(BrokenPipeError):  # the client may have given up
+                    connection.sendall(reply)
 
     def close(self):
         self.server.shutdown(socket.SHUT_RDWR)
