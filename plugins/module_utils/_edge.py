@@ -107,7 +107,9 @@ class _Check:
 
     def integer(self, where, value, low, high):
         if not _is_int(value) or not low <= value <= high:
-            self.add(where, f"{value!r} is not a whole number from {low} to {high}.", f"give a number from {low} to {high}.")
+            self.add(
+                where, f"{value!r} is not a whole number from {low} to {high}.", f"give a number from {low} to {high}."
+            )
             return False
         return True
 
@@ -217,7 +219,11 @@ def _route(check, index, route, options):
         check.add(f"{where}.match", f"{match!r} is unknown.", "use exact or prefix.")
     service = route.get("service", "gateway")
     if not isinstance(service, str) or not _SERVICE.match(service):
-        check.add(f"{where}.service", f"{service!r} is not a service name.", "give the compose service name, for example gateway.")
+        check.add(
+            f"{where}.service",
+            f"{service!r} is not a service name.",
+            "give the compose service name, for example gateway.",
+        )
     port = route.get("port", 8000)
     check.integer(f"{where}.port", port, 1, 65535)
     streaming = route.get("streaming", False)
@@ -275,7 +281,11 @@ def plan(options, prefix=""):
     http_ok = check.integer("http_port", options["http_port"], 0, 65535)
     https_ok = check.integer("https_port", options["https_port"], 1, 65535)
     if http_ok and https_ok and options["http_port"] == options["https_port"]:
-        check.add("http_port", f"{options['http_port']} is also the HTTPS port.", "choose two ports, or 0 to publish no plain HTTP.")
+        check.add(
+            "http_port",
+            f"{options['http_port']} is also the HTTPS port.",
+            "choose two ports, or 0 to publish no plain HTTP.",
+        )
 
     per_client = _mapping(check, "per_client", options["per_client"], ("rate", "burst", "connections"))
     for key, low in (("rate", 1), ("burst", 0), ("connections", 1)):
@@ -283,7 +293,9 @@ def plan(options, prefix=""):
 
     hsts = _mapping(check, "hsts", options["hsts"], ("max_age", "include_subdomains", "preload"))
     check.integer("hsts.max_age", hsts.get("max_age"), 0, 315360000)
-    if hsts.get("preload") and not (hsts.get("include_subdomains") and _is_int(hsts.get("max_age")) and hsts["max_age"] >= 31536000):
+    if hsts.get("preload") and not (
+        hsts.get("include_subdomains") and _is_int(hsts.get("max_age")) and hsts["max_age"] >= 31536000
+    ):
         check.add(
             "hsts.preload",
             "the preload list takes only names with include_subdomains and a max_age of a year or more.",
@@ -291,7 +303,11 @@ def plan(options, prefix=""):
         )
 
     proxies = _addresses(
-        check, "trusted_proxies", options["trusted_proxies"], lambda text: ipaddress.ip_network(text, strict=True), "192.0.2.10/32"
+        check,
+        "trusted_proxies",
+        options["trusted_proxies"],
+        lambda text: ipaddress.ip_network(text, strict=True),
+        "192.0.2.10/32",
     )
     for index, network in enumerate(proxies):
         if network.prefixlen < (8 if network.version == 4 else 32):

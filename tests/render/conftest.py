@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,29 +41,14 @@ class Role:
                 templar = Templar(loader=self.loader, variables=self.variables)
                 templar = templar.copy_with_new_env(searchpath=[str(source.parent)], available_variables=self.variables)
                 text = templar.template(
-                    trust_as_template(text), escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True}
+                    trust_as_template(text),
+                    escape_backslashes=False,
+                    overrides={"trim_blocks": True, "lstrip_blocks": True},
                 )
                 if not str(text).strip():
                     continue
             out[str(source.relative_to(root)).removesuffix(".j2")] = str(text)
         return out
-
-
-def load_collection(root: Path) -> None:
-    """Let Ansible find the working tree under the collection's name."""
-    namespace = root / "ansible_collections" / "mcpstack"
-    namespace.mkdir(parents=True)
-    (namespace / "platform").symlink_to(REPOSITORY)
-    try:
-        init_plugin_loader([str(root)])
-    except Exception as error:  # another conftest of the same run was first
-        if "already" not in str(error):
-            raise
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _collection(tmp_path_factory):
-    load_collection(tmp_path_factory.mktemp("collections"))
 
 
 @pytest.fixture

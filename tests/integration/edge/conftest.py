@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -114,7 +115,10 @@ class Edge:
             *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{UID}:{UID}"),
             *("--pids-limit", str(self.spec["limits"]["pids"]), "--memory", self.spec["limits"]["memory"]),
             *("--ulimit", f"nofile={self.spec['limits']['nofile']}", "--network", network),
-            *("--tmpfs", f"/tmp:rw,noexec,nosuid,nodev,mode=0700,uid={UID},gid={UID},size={self.spec['tmpfs'][0]['size']}"),
+            *(
+                "--tmpfs",
+                f"/tmp:rw,noexec,nosuid,nodev,mode=0700,uid={UID},gid={UID},size={self.spec['tmpfs'][0]['size']}",
+            ),
             *("-v", f"{self.config}:{self.spec['config']}:ro"),
         ]
 
@@ -123,9 +127,9 @@ class Edge:
         if tls:
             mounts += ["-v", f"{self.lab.tls}:/run/tls:ro"]
         entry = self.spec["entrypoint"]
+        self.lab.containers.append(self.container)
         sh("docker", "run", "-d", "--name", self.container, *self.hardening(self.lab.network), *mounts,
            "--stop-signal", "SIGQUIT", "--entrypoint", entry[0], self.lab.image, *entry[1:])  # fmt: skip
-        self.lab.containers.append(self.container)
         self.address = self.lab.address(self.container)
         wait_for(lambda: socket.create_connection((self.address, 8443), 1).close() is None, "the edge listening")
         return self
@@ -139,10 +143,14 @@ class Edge:
 
     def healthy(self):
         argv = self.spec["health"]["command"]
-        return subprocess.run(["docker", "exec", self.container, *argv], capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(
+            ["docker", "exec", self.container, *argv], capture_output=True, text=True, timeout=30, check=False
+        )
 
     def log(self):
-        result = subprocess.run(["docker", "logs", self.container], capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run(
+            ["docker", "logs", self.container], capture_output=True, text=True, timeout=30, check=False
+        )
         return result.stdout, result.stderr
 
     def entries(self):
@@ -169,14 +177,15 @@ class Edge:
 
     def raw(self, data: bytes, **kwargs) -> Response:
         with self.connect(**kwargs) as connection:
-            try:
+            # It may be refused before everything was sent; the answer is what counts.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
                 connection.sendall(data)
-            except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
-                pass  # refused before everything was sent; the answer is what counts
             answer = self.read_all(connection)
         return Response(answer)
 
-    def request(self, path="/v1/models", method="GET", body=b"", headers=None, host=NAMES[0], client=None, **kwargs) -> Response:
+    def request(
+        self, path="/v1/models", method="GET", body=b"", headers=None, host=NAMES[0], client=None, **kwargs
+    ) -> Response:
         """One request on a connection of its own. Each gets a client address of its own unless ``client`` is given."""
         number = next(_counter)
         client = client or f"198.18.{number // 250}.{number % 250 + 1}"
@@ -190,19 +199,22 @@ class Edge:
 class Gateway:
     """A container with the name gateway on the network, with the behaviours of upstream.py inside its namespace."""
 
-    def __init__(self, lab, port=8000):
-        self.lab, self.port, self.process = lab, port, None
+    def __init__(self, lab, port=8000, alias="gateway"):
+        self.lab, self.port, self.alias, self.process = lab, port, alias, None
         self.container = f"{lab.prefix}-gateway-{next(_counter)}"
 
     def start(self, listening=True):
         idle = self.lab.dir / "idle.conf"
-        idle.write_text("pid /tmp/pid; events {} http { access_log off; server { listen unix:/tmp/idle; } "
-                        + "".join(f"{k}_temp_path /tmp/{k}; " for k in ("proxy", "client_body", "fastcgi", "uwsgi", "scgi")) + "}")  # fmt: skip
+        kinds = ("proxy", "client_body", "fastcgi", "uwsgi", "scgi")
+        paths = "".join(f"{kind}_temp_path /tmp/{kind}; " for kind in kinds)
+        idle.write_text(
+            f"pid /tmp/pid; events {{}} http {{ access_log off; server {{ listen unix:/tmp/idle; }} {paths} }}"
+        )
         idle.chmod(0o644)
-        sh("docker", "run", "-d", "--name", self.container, "--network", self.lab.network, "--network-alias", "gateway",
+        self.lab.containers.append(self.container)
+        sh("docker", "run", "-d", "--name", self.container, "--network", self.lab.network, "--network-alias", self.alias,
            "--user", "64199:64199", "--tmpfs", "/tmp:mode=1777", "-v", f"{idle}:/idle.conf:ro", "--entrypoint", "/usr/sbin/nginx",
            self.lab.image, "-e", "stderr", "-c", "/idle.conf", "-g", "daemon off;")  # fmt: skip
-        self.lab.containers.append(self.container)
         self.address = self.lab.address(self.container)
         if listening:
             self.listen()
@@ -211,7 +223,9 @@ class Gateway:
     def listen(self):
         pid = sh("docker", "inspect", "-f", "{{.State.Pid}}", self.container).strip()
         self.process = subprocess.Popen(
-            ["nsenter", "-t", pid, "-n", sys.executable, str(HERE / "upstream.py"), str(self.port)], stdout=subprocess.PIPE, text=True
+            ["nsenter", "-t", pid, "-n", sys.executable, str(HERE / "upstream.py"), str(self.port)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout.readline().startswith("listening")
 
@@ -237,7 +251,9 @@ class Lab:
         self.containers: list[str] = []
         self.image = os.environ.get("MCPSTACK_TEST_NGINX_IMAGE") or self.newest_image()
         sh("docker", "network", "create", self.network)
-        self.gateway_ip = sh("docker", "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", self.network).strip()
+        self.gateway_ip = sh(
+            "docker", "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", self.network
+        ).strip()
         self.acme = directory / "acme"
         (self.acme / ".well-known" / "acme-challenge").mkdir(parents=True)
         (self.acme / ".well-known" / "acme-challenge" / "token_1-A").write_text("answer")
@@ -249,7 +265,9 @@ class Lab:
     def newest_image():
         found = sh("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "mcpstack/nginx").split()
         if not found:
-            pytest.fail("There is no image mcpstack/nginx on this engine: build it first, or name one in MCPSTACK_TEST_NGINX_IMAGE.")
+            pytest.fail(
+                "There is no image mcpstack/nginx on this engine: build it first, or name one in MCPSTACK_TEST_NGINX_IMAGE."
+            )
         return found[0]
 
     def leaf(self, version):
@@ -262,9 +280,22 @@ class Lab:
         place.mkdir(parents=True)
         names = ",".join(f"DNS:{name}" for name in NAMES)
         extensions = self.dir / "extensions"
-        extensions.write_text(f"subjectAltName={names}\nextendedKeyUsage=serverAuth\nkeyUsage=critical,digitalSignature\n")
+        extensions.write_text(
+            f"subjectAltName={names}\nextendedKeyUsage=serverAuth\nkeyUsage=critical,digitalSignature\n"
+        )
         request = self.dir / "leaf.csr"
-        sh("openssl", "req", "-new", *new_key[:-2], "-keyout", str(place / "tls.key"), "-out", str(request), "-subj", f"/CN={version}")
+        sh(
+            "openssl",
+            "req",
+            "-new",
+            *new_key[:-2],
+            "-keyout",
+            str(place / "tls.key"),
+            "-out",
+            str(request),
+            "-subj",
+            f"/CN={version}",
+        )
         sh("openssl", "x509", "-req", "-in", str(request), "-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", "30",
            "-extfile", str(extensions), "-out", str(place / "tls.crt"))  # fmt: skip
         (place / "tls.key").chmod(0o400)
@@ -282,7 +313,9 @@ class Lab:
         return context
 
     def address(self, container):
-        return sh("docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container).strip()
+        return sh(
+            "docker", "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container
+        ).strip()
 
     def close(self):
         for name in self.containers:
@@ -303,8 +336,6 @@ def lab(tmp_path_factory):
             break
         parent.chmod(0o755)
     made = Lab(directory)
-    helper = render_helper()
-    helper.load_collection(directory / "collections")
     yield made
     made.close()
 
@@ -324,7 +355,22 @@ def edge(lab, gateway, make_edge):
 
 
 @pytest.fixture(scope="session")
-def gateway(lab):
-    made = Gateway(lab).start()
+def make_gateway(lab):
+    return lambda **options: Gateway(lab, **options)
+
+
+@pytest.fixture(scope="session")
+def gateway(make_gateway):
+    made = make_gateway().start()
     yield made
     made.remove()
+
+
+@pytest.fixture(name="sh", scope="session")
+def _sh():
+    return sh
+
+
+@pytest.fixture(name="wait_for", scope="session")
+def _wait_for():
+    return wait_for

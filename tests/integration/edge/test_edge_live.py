@@ -131,7 +131,18 @@ class TestResponseClasses:
 
     def test_http2_has_the_same_answers(self, lab, edge):
         for path, status in ((f"{CHAT}?do=echo", 405), ("/v1/models", 200), ("/nowhere", 404)):
-            done = curl(lab, edge, f"https://edge.test{path}", "--http2", "-D", "-", "-o", "/dev/null", "-H", f"X-Forwarded-For: 198.19.0.{status % 250}")
+            done = curl(
+                lab,
+                edge,
+                f"https://edge.test{path}",
+                "--http2",
+                "-D",
+                "-",
+                "-o",
+                "/dev/null",
+                "-H",
+                f"X-Forwarded-For: 198.19.0.{status % 250}",
+            )
             assert done.returncode == 0, done.stderr
             assert done.stdout.startswith(f"HTTP/2 {status}")
             assert f"strict-transport-security: {HSTS}" in done.stdout
@@ -153,7 +164,10 @@ class TestNames:
             assert edge.read_all(connection) == b""
 
     def test_second_name_is_served(self, edge):
-        assert edge.request("/v1/models", sni="llm.edge.test", host="llm.edge.test").json["headers"]["host"] == "llm.edge.test"
+        assert (
+            edge.request("/v1/models", sni="llm.edge.test", host="llm.edge.test").json["headers"]["host"]
+            == "llm.edge.test"
+        )
 
     def test_redirect_keeps_path_and_method(self, edge):
         response = edge.request("/v1/models?x=1", "POST", tls=False)
@@ -168,7 +182,7 @@ class TestNames:
         assert_headers(response, tls=False)
         assert edge.request(path).status == 404
         assert edge.request("/.well-known/acme-challenge/absent", tls=False).status == 404
-        assert edge.request("/.well-known/acme-challenge/../../../etc/passwd", tls=False).status == 308
+        assert edge.request("/.well-known/acme-challenge/../../etc/passwd", tls=False).status == 308
 
 
 class TestTls:
@@ -187,13 +201,26 @@ class TestTls:
         assert f"New, {name}, Cipher is " in self.offer(edge, version).replace("New, TLSv1.2, ", "New, TLSv1.2, ")
 
     def test_every_suite_openssl_knows(self, edge):
-        listed = subprocess.run(["openssl", "ciphers", "-tls1_2", "ALL:COMPLEMENTOFALL:@SECLEVEL=0"], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["openssl", "ciphers", "-tls1_2", "ALL:COMPLEMENTOFALL:@SECLEVEL=0"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         suites = [suite for suite in listed.stdout.strip().split(":") if not suite.startswith("TLS_")]
         assert len(suites) > 50
-        accepted = {s for s in suites if "Cipher is (NONE)" not in self.offer(edge, "-tls1_2", "-cipher", f"{s}:@SECLEVEL=0")}
-        assert accepted == {"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"}
+        accepted = {
+            s for s in suites if "Cipher is (NONE)" not in self.offer(edge, "-tls1_2", "-cipher", f"{s}:@SECLEVEL=0")
+        }
+        assert accepted == {
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-AES256-GCM-SHA384",
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+        }
 
-    @pytest.mark.parametrize(("group", "works"), [("X25519", True), ("P-256", True), ("P-384", True), ("P-521", False), ("X448", False)])
+    @pytest.mark.parametrize(
+        ("group", "works"), [("X25519", True), ("P-256", True), ("P-384", True), ("P-521", False), ("X448", False)]
+    )
     def test_groups(self, edge, group, works):
         assert ("Cipher is (NONE)" not in self.offer(edge, "-groups", group)) is works
 
@@ -202,7 +229,9 @@ class TestTls:
         assert "TLS session ticket:" not in said
         assert "Compression: NONE" in said
         assert "Secure Renegotiation IS supported" in said
-        assert "Max Early Data: 0" in self.offer(edge, "-tls1_3") or "Early data was not sent" in self.offer(edge, "-tls1_3")
+        assert "Max Early Data: 0" in self.offer(edge, "-tls1_3") or "Early data was not sent" in self.offer(
+            edge, "-tls1_3"
+        )
 
     def test_modern_profile_is_tls13_only(self, make_edge):
         modern = make_edge(mcpstack_edge_tls_profile="modern")
@@ -251,7 +280,8 @@ class TestLimits:
             for _ in range(5):
                 connection = edge.connect()
                 connection.sendall(
-                    f"POST {CHAT}?do=endless HTTP/1.1\r\nHost: edge.test\r\nX-Forwarded-For: 203.0.113.9\r\nContent-Length: 0\r\n\r\n".encode()
+                    f"POST {CHAT}?do=endless HTTP/1.1\r\nHost: edge.test\r\n"
+                    "X-Forwarded-For: 203.0.113.9\r\nContent-Length: 0\r\n\r\n".encode()
                 )
                 held.append(connection)
                 first = connection.recv(4096)
@@ -263,7 +293,9 @@ class TestLimits:
 
     def test_route_has_its_own_limit(self, make_edge):
         routes = [{"path": "/v1/models", "limit": {"rate": 1, "burst": 0}}, {"path": "/health"}]
-        made = make_edge(mcpstack_edge_routes=routes, mcpstack_edge_per_client={"rate": 1000, "burst": 1000, "connections": 50})
+        made = make_edge(
+            mcpstack_edge_routes=routes, mcpstack_edge_per_client={"rate": 1000, "burst": 1000, "connections": 50}
+        )
         assert [made.request("/v1/models", client="203.0.113.3").status for _ in range(2)] == [200, 429]
         assert [made.request("/health", client="203.0.113.3").status for _ in range(5)] == [200] * 5
 
@@ -286,7 +318,9 @@ class TestLimits:
 
     def test_slow_body_is_cut_before_the_service_sees_it(self, edge):
         with edge.connect(timeout=20) as connection:
-            connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: edge.test\r\nX-Request-ID: slow-body-1\r\nContent-Length: 100\r\n\r\nx".encode())
+            connection.sendall(
+                f"POST {CHAT} HTTP/1.1\r\nHost: edge.test\r\nX-Request-ID: slow-body-1\r\nContent-Length: 100\r\n\r\nx".encode()
+            )
             started = time.monotonic()
             assert edge.read_all(connection) == b""
             assert 8 < time.monotonic() - started < 13
@@ -297,7 +331,8 @@ class TestLimits:
 class TestProxying:
     def test_what_the_client_says_about_itself_is_replaced(self, edge):
         headers = {
-            "X-Real-IP": "6.6.6.6", "X-Forwarded-Host": "evil", "X-Forwarded-Proto": "http", "X-Forwarded-Port": "1", "Forwarded": "for=6.6.6.6",
+            "X-Real-IP": "6.6.6.6", "X-Forwarded-Host": "evil", "X-Forwarded-Proto": "http", "X-Forwarded-Port": "1",
+            "Forwarded": "for=6.6.6.6",
             "X-Original-URL": "/metrics", "Proxy": "evil", "Upgrade": "h2c", "Accept-Encoding": "gzip", "Authorization": "Bearer k",
         }  # fmt: skip
         seen = edge.request("/v1/models", headers=headers, client="198.51.100.7").json["headers"]
@@ -307,7 +342,16 @@ class TestProxying:
         assert seen["authorization"] == "Bearer k"
         assert not {"forwarded", "x-original-url", "proxy", "upgrade", "accept-encoding", "connection"} & set(seen)
 
-    @pytest.mark.parametrize(("given", "kept"), [("abc-DEF_1234.5", True), ("short", False), ("x" * 65, False), ("a b c d e f g h", False), ('"},{"x":"yyyy', False)])
+    @pytest.mark.parametrize(
+        ("given", "kept"),
+        [
+            ("abc-DEF_1234.5", True),
+            ("short", False),
+            ("x" * 65, False),
+            ("a b c d e f g h", False),
+            ('"},{"x":"yyyy', False),
+        ],
+    )
     def test_request_id(self, edge, given, kept):
         response = edge.request("/v1/models", headers={"X-Request-ID": given})
         answered = response.headers["x-request-id"]
@@ -318,7 +362,8 @@ class TestProxying:
     @pytest.mark.parametrize(
         "path",
         ["/metrics", "/ready", "/live", "/docs", "/redoc", "/openapi.json", "/v1/../metrics", "/v1/models/../../metrics", "//metrics",
-         "/v1/models/%2e%2e/%2e%2e/metrics", "/metrics/", "/METRICS", "/.git/config", "/v1/models/.env", "/v1/models/a%00b", "/v1/models/a%0d%0ab",
+         "/v1/models/%2e%2e/%2e%2e/metrics", "/metrics/", "/METRICS", "/.git/config", "/v1/models/.env",
+         "/v1/models/a%00b", "/v1/models/a%0d%0ab",
          "/status", "/healthz", "/.edge/error", "/.edge/upstream-error", "/v1/chat/completions/", "/v1/modelsx", "/"],
     )  # fmt: skip
     def test_hidden_paths(self, edge, path):
@@ -343,7 +388,9 @@ class TestProxying:
 
     def test_first_part_of_a_stream_is_not_held_back(self, edge):
         with edge.connect() as connection:
-            connection.sendall(f"POST {CHAT}?do=stream HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+            connection.sendall(
+                f"POST {CHAT}?do=stream HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode()
+            )
             data = b""
             while b'"n":0' not in data:
                 part = connection.recv(4096)
@@ -396,9 +443,7 @@ class TestServiceComesAndGoes:
         assert took < 2
         return response
 
-    def test_whole_life(self, lab, make_edge):
-        from .conftest import Gateway, sh, wait_for
-
+    def test_whole_life(self, lab, make_edge, make_gateway, sh, wait_for):
         network, lab.network = lab.network, f"{lab.prefix}-life"
         sh("docker", "network", "create", lab.network)
         try:
@@ -407,7 +452,7 @@ class TestServiceComesAndGoes:
             edge = make_edge(mcpstack_edge_trusted_proxies=[f"{ip}/32"])
             self.down(edge)
             # There, but nothing listens: refused.
-            first = Gateway(lab).start(listening=False)
+            first = make_gateway().start(listening=False)
             wait_for(lambda: edge.request("/v1/models").headers.get("retry-after") == "5", "the name resolving")
             self.down(edge)
             first.listen()
@@ -417,19 +462,16 @@ class TestServiceComesAndGoes:
             first.remove()
             self.down(edge)
             # Somebody else takes the old address; the service comes back at a new one.
-            squatter = Gateway(lab)
-            squatter.lab.network, alias = lab.network, squatter.container
-            sh("docker", "run", "-d", "--name", alias, "--network", lab.network, "--ip", old, "--user", "64199:64199", "--tmpfs", "/tmp:mode=1777",
-               "-v", f"{lab.dir / 'idle.conf'}:/idle.conf:ro", "--entrypoint", "/usr/sbin/nginx", lab.image,
-               "-e", "stderr", "-c", "/idle.conf", "-g", "daemon off;", check=False)  # fmt: skip
-            lab.containers.append(alias)
-            second = Gateway(lab).start()
+            squatter = make_gateway(alias="somebody").start(listening=False)
+            assert squatter.address == old
+            second = make_gateway().start()
             started = time.monotonic()
             wait_for(lambda: chat(edge).status == 200, "the edge finding the new address")
             assert time.monotonic() - started < 5
             assert second.address != old
             second.remove()
-            sh("docker", "rm", "-f", edge.container, squatter.container, check=False)
+            squatter.remove()
+            sh("docker", "rm", "-f", edge.container, check=False)
         finally:
             sh("docker", "network", "rm", lab.network, check=False)
             lab.network = network
@@ -464,7 +506,8 @@ class TestContainer:
     def test_nothing_private_is_logged(self, edge):
         edge.request(
             f"{CHAT}?do=die&api_key=QUERYSECRET", "POST", b'{"messages":"BODYSECRET"}',
-            headers={"Authorization": "Bearer KEYSECRET", "Cookie": "COOKIESECRET", "User-Agent": "AGENTSECRET", "X-Request-ID": "log-test-1"},
+            headers={"Authorization": "Bearer KEYSECRET", "Cookie": "COOKIESECRET", "User-Agent": "AGENTSECRET",
+                     "X-Request-ID": "log-test-1"},
         )  # fmt: skip
         edge.request("/nowhere?QUERYSECRET", headers={"X-Bad": "KEYSECRET" * 2000})
         out, err = edge.log()
