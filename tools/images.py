@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Maintainers' door to the image builder: renew locks, build, look for pending updates.
 
-    tools/images.py lock [NAME...]     newest signed versions into roles/images/specs/NAME.lock.json
-    tools/images.py build [NAME...]    exactly what the locks say; prints one JSON document
-    tools/images.py check [NAME...]    exit status 3 when a security update is pending
+tools/images.py lock [NAME...]     newest signed versions into roles/images/specs/NAME.lock.json
+tools/images.py build [NAME...]    exactly what the locks say; prints one JSON document
+tools/images.py check [NAME...]    exit status 3 when a security update is pending
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def main() -> int:
     parser.add_argument("--cache-dir", default="~/.cache/mcpstack/images")
     parser.add_argument("--specs", default=os.path.join(ROOT, "roles", "images", "specs"))
     parser.add_argument("--services", default=os.path.join(ROOT, "services"))
-    parser.add_argument("--keyring", default=os.path.join(ROOT, "roles", "images", "files", "debian-archive-keyring.pgp"))
+    parser.add_argument(
+        "--keyring", default=os.path.join(ROOT, "roles", "images", "files", "debian-archive-keyring.pgp")
+    )
     parser.add_argument("--mirror")
     parser.add_argument("--security-mirror")
     parser.add_argument("--snapshot", help="base URL of a snapshot service, asked for what no mirror has any more")

@@ -28,9 +28,7 @@ import urllib.request
 from ._image_errors import ImageError
 
 #: Names under which a Debian release can stand in a sources file, with what may follow them.
-RELEASES = (
-    "bullseye bookworm trixie forky duke sid oldoldstable oldstable stable testing unstable experimental".split()
-)
+RELEASES = "bullseye bookworm trixie forky duke sid oldoldstable oldstable stable testing unstable experimental".split()
 _SUITE = re.compile(rf"^(?:{'|'.join(RELEASES)})(?:-(?:updates|backports|proposed-updates|security))?$")
 _SECURITY_SUITE = re.compile(rf"^(?:{'|'.join(RELEASES)})(?:-security|/updates)$")
 
@@ -126,9 +124,7 @@ def mirrors(entries: list[dict], mirror: str | None = None, security_mirror: str
             security = bool(_SECURITY_SUITE.match(entry["suite"]))
             if security or _SUITE.match(entry["suite"]):
                 kind = "security" if security else "main"
-                found[kind] += [
-                    uri.rstrip("/") for uri in _expand(entry["uri"]) if uri.rstrip("/") not in found[kind]
-                ]
+                found[kind] += [uri.rstrip("/") for uri in _expand(entry["uri"]) if uri.rstrip("/") not in found[kind]]
     for kind, ending in (("main", "/debian"), ("security", "/debian-security")):
         found[kind].sort(key=lambda uri, ending=ending: not uri.endswith(ending))
     if not security_mirror:  # mirrors usually carry both side by side
@@ -227,7 +223,9 @@ def write_atomically(path: str, data: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as exc:
-        raise ImageError(f"{path}: cannot be written ({exc.strerror}); free some space or choose another cache.") from exc
+        raise ImageError(
+            f"{path}: cannot be written ({exc.strerror}); free some space or choose another cache."
+        ) from exc
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)

@@ -141,7 +141,9 @@ def check_lock(name: str, spec: dict, lock: dict | None) -> dict:
     if not lock:
         raise ImageError(f"{name}: there is no {name}.lock.json; write it with {command}.")
     if lock.get("format") != LOCK_FORMAT:
-        raise ImageError(f"{name}.lock.json: format {lock.get('format')} is not {LOCK_FORMAT}; rewrite it with {command}.")
+        raise ImageError(
+            f"{name}.lock.json: format {lock.get('format')} is not {LOCK_FORMAT}; rewrite it with {command}."
+        )
     if lock.get("resolution") != resolution_digest(spec):
         raise ImageError(f"{name}.lock.json: was made for another list of packages or suites; renew it with {command}.")
     return lock
@@ -265,9 +267,7 @@ def assemble(name: str, spec: dict, lock: dict, sources: dict[str, bytes], cache
     check_tree(name, spec, tree)
     if python:
         folders = [python["site"].strip("/"), f"usr/lib/python{python['version']}"]
-        tree = with_parents(
-            {**tree, **wheels_core.compile_tree(tree, folders, python["version"], TRIPLET, cache_dir)}
-        )
+        tree = with_parents({**tree, **wheels_core.compile_tree(tree, folders, python["version"], TRIPLET, cache_dir)})
     return tree, epoch, wheels
 
 
@@ -294,7 +294,9 @@ def check_tree(name: str, spec: dict, tree: Tree) -> None:
         raise ImageError(f"{name}: the image would hold a shell (/{shells[0]}); drop its package in {name}.yml.")
     for path, entry in tree.items():
         if entry.link is None and entry.mode & 0o6002:
-            raise ImageError(f"{name}: /{path} would be set-id or writable for everyone; correct its mode in {name}.yml.")
+            raise ImageError(
+                f"{name}: /{path} would be set-id or writable for everyone; correct its mode in {name}.yml."
+            )
 
 
 _DURATION = re.compile(r"^(\d+)(ms|s|m)$")
@@ -436,7 +438,7 @@ class Job:
 
 def require_python() -> None:
     """The oldest Python the builder runs on."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - said before it matters
         raise ImageError(
             f"Python {sys.version.split()[0]} on the build host is too old; use a build host with Python 3.10 or newer."
         )
@@ -524,7 +526,8 @@ class Builder:
         fetcher = self.fetcher
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             futures = [
-                pool.submit(fetch_package, entry, self.bases, fetcher, self.cache_dir, self.snapshot) for entry in absent
+                pool.submit(fetch_package, entry, self.bases, fetcher, self.cache_dir, self.snapshot)
+                for entry in absent
             ]
             try:
                 for future in concurrent.futures.as_completed(futures):

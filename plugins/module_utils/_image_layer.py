@@ -99,7 +99,9 @@ def _plain_header(name: str, size: int) -> bytes:
     return item.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
-def write_archive(directory: str, name: str, repository: str, layers: list[tuple[Tree, int]], config: dict, architecture: str) -> dict:
+def write_archive(
+    directory: str, name: str, repository: str, layers: list[tuple[Tree, int]], config: dict, architecture: str
+) -> dict:
     """Write a `docker load` archive; whole or not at all. Returns what is known of the image."""
     os.makedirs(directory, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=directory, prefix=".part-")
@@ -124,7 +126,9 @@ def write_archive(directory: str, name: str, repository: str, layers: list[tuple
                     "architecture": architecture,
                     "config": config,
                     "created": created,
-                    "history": [{"created": created, "created_by": "mcpstack.platform image_build"} for _member in members],
+                    "history": [
+                        {"created": created, "created_by": "mcpstack.platform image_build"} for _member in members
+                    ],
                     "os": "linux",
                     "rootfs": {"diff_ids": diff_ids, "type": "layers"},
                 }
@@ -146,7 +150,9 @@ def write_archive(directory: str, name: str, repository: str, layers: list[tuple
         final = os.path.join(directory, f"{name}-{digest[:12]}.tar")
         os.replace(temporary, final)
     except OSError as exc:
-        raise ImageError(f"{directory}: cannot be written ({exc.strerror}); free some space or choose another cache.") from exc
+        raise ImageError(
+            f"{directory}: cannot be written ({exc.strerror}); free some space or choose another cache."
+        ) from exc
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)

@@ -136,7 +136,9 @@ def collect(requirements: str, python: str, cache_dir: str) -> list[dict]:
             digest = hashlib.sha256(data).hexdigest()
             pin = allowed.get((re.sub(r"[-_.]+", "-", name.split("-")[0]).lower(), digest))
             if pin is None:
-                raise ImageError(f"{name}: its sha256 is not in requirements.lock; the package index is not to be trusted.")
+                raise ImageError(
+                    f"{name}: its sha256 is not in requirements.lock; the package index is not to be trusted."
+                )
             write_atomically(os.path.join(folder, digest + ".whl"), data)
             wheels.append({"name": pin["name"], "version": pin["version"], "file": name, "sha256": digest})
     absent = {pin["name"] for pin in pins} - {wheel["name"] for wheel in wheels}
@@ -168,7 +170,9 @@ def unpack(wheels: list[dict], cache_dir: str, target: str, excludes: list[str])
                 if item.is_dir() or excluded(name):
                     continue
                 if name.startswith(("../", "/")):
-                    raise ImageError(f"{wheel['file']}: holds {item.filename}, which leaves its directory; do not use it.")
+                    raise ImageError(
+                        f"{wheel['file']}: holds {item.filename}, which leaves its directory; do not use it."
+                    )
                 tree[f"{target}/{name}"] = Entry(0o644, archive.read(item))
     return tree
 

@@ -11,6 +11,7 @@ import socket
 import threading
 
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _engine
 
 PING = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK"
