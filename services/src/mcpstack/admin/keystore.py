@@ -68,10 +68,9 @@ def put(conn: psycopg.Connection[Any], want: Wanted, peppers: Peppers, *, check:
         "expires_at": want.expires_at,
     }
     with conn.transaction(), conn.cursor(row_factory=dict_row) as cursor:
-        lock = "" if check else " FOR UPDATE"
         found = cursor.execute(
             "SELECT name, hmac, pepper_version, scopes, rpm, concurrency, expires_at, revoked_at FROM api_key "
-            "WHERE kid = %s" + lock,
+            "WHERE kid = %s FOR UPDATE",
             (want.key.kid,),
         ).fetchone()
         if found is not None and found["revoked_at"] is not None:
