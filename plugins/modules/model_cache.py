@@ -225,6 +225,7 @@ problems:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mcpstack.platform.plugins.module_utils._model_cache import (
     Cache,
     ModelError,

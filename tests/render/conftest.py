@@ -45,7 +45,7 @@ class Role:
                     escape_backslashes=False,
                     overrides={"trim_blocks": True, "lstrip_blocks": True},
                 )
-                if not str(text).strip():
+                if text is None or not str(text).strip():
                     continue
             out[str(source.relative_to(root)).removesuffix(".j2")] = str(text)
         return out

@@ -9,6 +9,7 @@ import json
 
 import jinja2
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _demo_model, _gguf
 
 DATA = _demo_model.build()

@@ -18,6 +18,7 @@ import threading
 import time
 
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _demo_model, _gguf, _model_cache
 from ansible_collections.mcpstack.platform.plugins.module_utils._model_cache import (
     Cache,
