@@ -119,10 +119,18 @@ def mark_done(step: str, wanted: str) -> None:
     partial.replace(stamp)
 
 
-def run(argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command, never raise; its output is kept for the error message."""
-    return subprocess.run(  # noqa: S603
-        argv, check=False, capture_output=True, text=True, env=dict(env) if env else None, cwd=cwd, stdin=subprocess.DEVNULL
+    return subprocess.run(
+        argv,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=dict(env) if env else None,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -156,7 +164,9 @@ def packages() -> None:
     if not missing:
         return
     if shutil.which("apt-get") is None:
-        raise BootstrapError(f"This machine lacks {', '.join(missing)} and has no apt-get: install them, then run again.")
+        raise BootstrapError(
+            f"This machine lacks {', '.join(missing)} and has no apt-get: install them, then run again."
+        )
     if os.geteuid() != 0:
         raise BootstrapError(f"Debian packages are missing ({' '.join(missing)}): run the same command as root.")
     say(f"installing Debian packages: {' '.join(missing)}")
@@ -233,7 +243,16 @@ def collections() -> None:
     if packed.returncode:
         raise BootstrapError(f"The dependency collections could not be unpacked:\n{tail(packed)}")
     installed = run(
-        [str(VENV / "bin" / "ansible-galaxy"), "collection", "install", "--offline", "-r", "requirements.yml", "-p", str(target)],
+        [
+            str(VENV / "bin" / "ansible-galaxy"),
+            "collection",
+            "install",
+            "--offline",
+            "-r",
+            "requirements.yml",
+            "-p",
+            str(target),
+        ],
         {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(target)},
         vendored,
     )
@@ -277,12 +296,14 @@ def engine() -> None:
         say("starting the Docker engine (systemctl start docker)")
         started = run(["systemctl", "start", "docker"])
         if started.returncode:
-            raise BootstrapError(f"systemd could not start the Docker engine: {tail(started)}. See `journalctl -u docker`.")
+            raise BootstrapError(
+                f"systemd could not start the Docker engine: {tail(started)}. See `journalctl -u docker`."
+            )
     else:
         say(f"starting the Docker engine (this machine has no systemd; its log: {ENGINE_LOG})")
         Path("/var/run/docker.pid").unlink(missing_ok=True)
         with ENGINE_LOG.open("ab") as log:
-            daemon = subprocess.Popen(  # noqa: S603
+            daemon = subprocess.Popen(
                 [shutil.which("dockerd") or "/usr/sbin/dockerd"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
             )  # fmt: skip

@@ -37,7 +37,7 @@ class HostError(Exception):
 
 
 def publish_spec(text: str) -> str:
-    """"8443:443" as "127.0.0.1:8443:443"; nothing but loopback is ever published."""
+    """ "8443:443" as "127.0.0.1:8443:443"; nothing but loopback is ever published."""
     match = PUBLISH.fullmatch(text)
     if not match or not all(0 < int(match[key]) < 65536 for key in ("outside", "inside")):
         raise HostError(f"--publish {text} is not OUTSIDE:INSIDE with ports from 1 to 65535 (loopback addresses only).")
@@ -56,7 +56,7 @@ def check_names(names: list[str]) -> list[str]:
 
 def docker(*argv: str) -> str:
     """Output of a docker command; a failure is an error for the person."""
-    done = subprocess.run(["docker", *argv], check=False, capture_output=True, text=True)  # noqa: S603, S607
+    done = subprocess.run(["docker", *argv], check=False, capture_output=True, text=True)
     if done.returncode:
         raise HostError(f"docker {argv[0]} failed: {done.stderr.strip()}")
     return done.stdout
@@ -69,7 +69,7 @@ def playbook(name: str, variables: dict[str, object], verbose: bool) -> None:
         str(ROOT / "molecule" / "_testhost" / name), "-e", json.dumps(variables),
     ]  # fmt: skip
     env = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
-    done = subprocess.run(argv, check=False, env=env, cwd=ROOT, text=True, capture_output=not verbose)  # noqa: S603
+    done = subprocess.run(argv, check=False, env=env, cwd=ROOT, text=True, capture_output=not verbose)
     if done.returncode:
         shown = "" if verbose else (done.stdout + done.stderr)
         raise HostError(failure(shown) or f"molecule/_testhost/{name} failed, see above.")
@@ -154,14 +154,16 @@ def restart(args: argparse.Namespace) -> None:
     docker("restart", "--time", "60", name)
     limit = begin + 180
     while time.monotonic() < limit:
-        state = subprocess.run(  # noqa: S603
-            ["docker", "exec", name, "systemctl", "is-system-running"], check=False, capture_output=True, text=True  # noqa: S607
+        state = subprocess.run(
+            ["docker", "exec", name, "systemctl", "is-system-running"], check=False, capture_output=True, text=True
         ).stdout.strip()
-        if state in ("running", "degraded") and subprocess.run([*ssh_argv(name), "true"], check=False).returncode == 0:  # noqa: S603
+        if state in ("running", "degraded") and subprocess.run([*ssh_argv(name), "true"], check=False).returncode == 0:
             print(f"    {name} is {state} again after {time.monotonic() - begin:.0f} s", file=sys.stderr)
             return
         time.sleep(0.3)
-    raise HostError(f"{name} is not up 180 s after its restart: `docker exec {name} systemctl list-jobs` shows what hangs.")
+    raise HostError(
+        f"{name} is not up 180 s after its restart: `docker exec {name} systemctl list-jobs` shows what hangs."
+    )
 
 
 def purge(_args: argparse.Namespace) -> None:
@@ -180,7 +182,9 @@ def parser() -> argparse.ArgumentParser:
     start = commands.add_parser("up")
     start.add_argument("names", nargs="+", metavar="NAME")
     start.add_argument("--suite", default="trixie", choices=["bookworm", "trixie"])
-    start.add_argument("--publish", action="append", default=[], metavar="OUTSIDE:INSIDE", help="on 127.0.0.1; repeatable")
+    start.add_argument(
+        "--publish", action="append", default=[], metavar="OUTSIDE:INSIDE", help="on 127.0.0.1; repeatable"
+    )
     start.add_argument("--memory", default="6g", help="limit of the host and all in it (default: 6g)")
     start.add_argument("-v", "--verbose", action="store_true")
     start.set_defaults(run=up)

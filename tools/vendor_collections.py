@@ -49,7 +49,9 @@ def repack(wheel: zipfile.ZipFile, name: str) -> tuple[str, bytes]:
         elif path in present:
             files[path] = wheel.read(prefix + path)
             if hashlib.sha256(files[path]).hexdigest() != entry["chksum_sha256"]:
-                raise VendorError(f"{name}: {path} in the wheel differs from its own checksum list; the wheel is damaged.")
+                raise VendorError(
+                    f"{name}: {path} in the wheel differs from its own checksum list; the wheel is damaged."
+                )
             kept.append(entry)
     listing["files"] = kept
     files["FILES.json"] = _json(listing)
