@@ -40,7 +40,7 @@ from ._image_errors import ImageError
 from ._image_layer import canonical, layer_digest, with_parents, write_archive
 
 #: Raised whenever the same input gives other bytes than before; part of every input digest.
-BUILDER = 1
+BUILDER = 2
 LOCK_FORMAT = 1
 REPOSITORY = "mcpstack"
 ARCHITECTURE = "amd64"
@@ -241,6 +241,7 @@ def assemble(name: str, spec: dict, lock: dict, sources: dict[str, bytes], cache
         for path in certificates:
             del tree[path]
     tree.update({path: Entry(0o777, link=target) for path, target in MERGED.items()})
+    tree["var/run"] = Entry(0o777, link="/run")
     tree.update(_accounts(spec.get("users", [])))
     tree.update(dpkg_database(packages))
     for path, content in spec.get("files", {}).items():
