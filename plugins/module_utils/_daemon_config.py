@@ -294,8 +294,11 @@ def merge(
         else:
             put(result.config, name, before)
 
+    reported = {item["where"] for item in result.problems}
     for key in sorted(set(result.config) & set(flags)):
         where = flags[key][1]
+        if where in reported:
+            continue
         result.problems.append(
             problem(
                 where,
@@ -473,11 +476,17 @@ def read_file(path: str) -> bytes | None:
 
 
 def write_atomic(path: str, data: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
-    """Write beside the target, sync, rename: a reader sees the old file or the new one, whatever happens."""
+    """Write beside the target, sync, rename: a reader sees the old file or the new one, whatever happens.
+
+    The name beside it is fixed, so that what a killed run leaves is replaced by the next one.
+    """
     path = os.path.realpath(path)
     directory = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
+    temporary = os.path.join(directory, f".{os.path.basename(path)}.mcpstack")
+    if os.path.lexists(temporary):
+        os.unlink(temporary)
     try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             os.fchmod(stream.fileno(), mode)
@@ -807,7 +816,7 @@ def plan(
         raise DaemonConfigError(problems)
     after = before if merged.config == current and before is not None else render(merged.config)
     result = Plan(path, before, after, merged.config, merged, clamped=clamped)
-    if clamped:
+    if clamped and result.writes:
         limit = merged.config["default-ulimits"]["nofile"]["Hard"]
         result.notes.append(f"This host cannot raise hard limits; the default for open files is its limit of {limit}.")
     if apply:

@@ -74,6 +74,14 @@ def installed(root: str = "/") -> dict[str, Package]:
     return found
 
 
+def interrupted(root: str = "/") -> bool:
+    """Whether dpkg was killed in the middle and refuses to go on until it is told to finish."""
+    try:
+        return any(name.isdigit() for name in os.listdir(os.path.join(root, "var/lib/dpkg/updates")))
+    except OSError:
+        return False
+
+
 def wanted(packages: dict[str, Package], names: list[str]) -> list[str]:
     """Of each "a | b" the first name, unless one of the alternatives is installed."""
     missing = []

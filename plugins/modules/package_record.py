@@ -73,6 +73,11 @@ missing:
   type: list
   elements: str
   sample: [docker.io]
+interrupted:
+  description: Whether an earlier installation was killed, so that C(dpkg --configure -a) must finish it first.
+  returned: success
+  type: bool
+  sample: false
 removable:
   description: >-
     Packages that were added for this owner, are still installed, are needed by nothing else, and were not installed by
@@ -113,6 +118,7 @@ def main():
         result = {
             "changed": False,
             "missing": missing,
+            "interrupted": core.interrupted(),
             "removable": [],
             "installed": {name: packages[name].version for name in named if name in packages},
         }
