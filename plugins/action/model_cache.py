@@ -13,7 +13,11 @@ from ansible.utils.display import Display
 
 MODULE = "mcpstack.platform.model_cache"
 LONGEST = 7 * 24 * 3600  # seconds; the module gives up long before, when nothing arrives
-FIRST_WAIT, LONGEST_WAIT, SAY_EVERY = 0.5, 3.0, 5.0
+FIRST_WAIT, LONGEST_WAIT, SAY_EVERY, LOOK_EVERY = 0.5, 3.0, 5.0, 20.0
+GONE = (
+    "The download on the host ended without a result: it was killed, or the host was restarted. "
+    "Run again: what was fetched is kept."
+)
 
 
 def size(count: float) -> str:
@@ -60,7 +64,7 @@ class ActionModule(ActionBase):
             self._task.async_val = 0
         if "ansible_job_id" not in job:
             return job
-        host, wait, said = task_vars.get("inventory_hostname", ""), FIRST_WAIT, 0.0
+        host, wait, said, looked, gone = task_vars.get("inventory_hostname", ""), FIRST_WAIT, 0.0, time.monotonic(), 0
         progress = f"cat {shlex.quote(arguments.get('path') or '/var/lib/mcpstack/models')}/.progress.json"
         while True:
             time.sleep(wait)
@@ -69,6 +73,12 @@ class ActionModule(ActionBase):
             if status.get("finished"):
                 self._job(job, "cleanup", task_vars)
                 return {key: value for key, value in status.items() if not self._is_bookkeeping(key)}
+            if time.monotonic() - looked >= LOOK_EVERY:
+                looked = time.monotonic()
+                gone = 0 if self._is_busy(arguments, task_vars) else gone + 1
+                if gone == 2:  # twice, because the job may be about to write its result
+                    self._job(job, "cleanup", task_vars)
+                    return {"failed": True, "msg": GONE, "problems": []}
             if time.monotonic() - said >= SAY_EVERY:
                 said = time.monotonic()
                 try:
@@ -77,6 +87,11 @@ class ActionModule(ActionBase):
                     line = ""
                 if line:
                     Display().display(line)
+
+    def _is_busy(self, arguments: dict, task_vars: dict) -> bool:
+        """Whether a run on the host holds the cache."""
+        look = self._execute_module(module_name=MODULE, module_args={**arguments, "defer": True}, task_vars=task_vars)
+        return bool(look.get("busy"))
 
     @staticmethod
     def _is_bookkeeping(key: str) -> bool:

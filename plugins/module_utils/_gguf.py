@@ -122,7 +122,9 @@ def memory_need(
 ) -> dict:
     """Bytes by part: weights, context (the key and value cache), compute, base, prompt_cache and their total.
 
-    Context: tokens x sum over layers of key/value heads x (key length x bytes + value length x bytes).
+    Context: tokens x sum over layers of key/value heads x (key length x bytes + value length x bytes), which is exactly
+    what llama-server reports as its KV buffer. Compute: one batch of scores over the vocabulary, of the widest layer and
+    of the attention mask; an upper bound.
     """
     arch = fields.get("general.architecture", "")
 
@@ -145,7 +147,7 @@ def memory_need(
     parts = {
         "weights": size,
         "context": int(per_token * context),
-        "compute": BATCH * 4 * (vocabulary + 2 * number("feed_forward_length", 4 * width) + 4 * width),
+        "compute": BATCH * (4 * (vocabulary + 2 * number("feed_forward_length", 4 * width) + 4 * width) + context),
         "base": BASE,
         "prompt_cache": prompt_cache,
     }

@@ -134,6 +134,7 @@ class Outcome:
 
     changed: bool = False
     deferred: bool = False
+    busy: bool = False
     models: dict = field(default_factory=dict)
     removed: list = field(default_factory=list)
     fixed: list = field(default_factory=list)
@@ -452,7 +453,7 @@ class Cache:
                 if ours:
                     self._work(models)
                 else:
-                    self.outcome.deferred = True
+                    self.outcome.deferred = self.outcome.busy = True
         self.outcome.seconds = round(self.clock() - started, 3)
         return self.outcome
 

@@ -215,6 +215,10 @@ deferred:
   description: Whether work was left to a later call, see O(defer).
   returned: success
   type: bool
+busy:
+  description: Whether another run holds the cache, see O(defer).
+  returned: success
+  type: bool
 problems:
   description: Every problem, with where, what and fix.
   returned: failure

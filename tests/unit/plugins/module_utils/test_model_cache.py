@@ -525,7 +525,7 @@ def test_too_little_disk_is_said_with_numbers(site, run, monkeypatch):
 
 def test_too_little_memory_is_said_with_numbers(site, run):
     assert first_problem(run, entry(site, "plain", context=65536), memory_limit=128 * 2**20, prompt_cache=2**24) == [
-        "models: 153.9 MiB are needed (tiny 137.9 MiB: weights 3.4 MiB, context 32.0 MiB, computing 102.5 MiB), but the "
+        "models: 185.9 MiB are needed (tiny 169.9 MiB: weights 3.4 MiB, context 32.0 MiB, computing 134.5 MiB), but the "
         "memory limit of the model server is 128.0 MiB. Raise the limit, lower the context or the parallel slots, or "
         "choose a smaller model or quantization."
     ]
@@ -596,7 +596,8 @@ def test_a_run_that_meets_another_one_is_deferred(run):
     run({"name": "d", "demo": True})
     cache = Cache(Settings(root=str(run.root)))
     with cache._locked():
-        assert run({"name": "d", "demo": True}, defer=True).deferred
+        outcome = run({"name": "d", "demo": True}, defer=True)
+        assert (outcome.deferred, outcome.busy) == (True, True)
 
 
 # --- being killed
