@@ -16,7 +16,7 @@ import re
 import secrets
 
 #: What PostgreSQL stores in pg_authid.rolpassword.
-_STORED = re.compile(r"^SCRAM-SHA-256\$([1-9][0-9]*):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)$")
+_STORED = re.compile(r"^SCRAM-SHA-256\$([1-9][0-9]*):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+):([A-Za-z0-9+/=]+)\Z")
 
 ITERATIONS = 4096
 

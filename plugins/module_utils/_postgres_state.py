@@ -22,10 +22,10 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._postgres_login 
 EXTENSIONS = frozenset(
     "vector pg_trgm btree_gin btree_gist citext fuzzystrmatch hstore intarray ltree pgcrypto unaccent uuid-ossp".split()
 )
-_NAME = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
-_RESERVED = re.compile(r"^(pg_.*|postgres|public|none|template[01])$")
-_DURATION = re.compile(r"^(0|[1-9][0-9]*(ms|s|min|h))$")
-_SECRET = re.compile(r"^([a-z_][a-z0-9_]{0,62}):([A-Za-z0-9]{32,})$")
+_NAME = re.compile(r"^[a-z_][a-z0-9_]{0,62}\Z")
+_RESERVED = re.compile(r"^(pg_.*|postgres|public|none|template[01])\Z")
+_DURATION = re.compile(r"^(0|[1-9][0-9]*(ms|s|min|h))\Z")
+_SECRET = re.compile(r"^([a-z_][a-z0-9_]{0,62}):([A-Za-z0-9]{32,})\Z")
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$[^'\s\"]*")
 
 #: Attributes that no application role has.

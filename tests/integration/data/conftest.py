@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -13,12 +14,16 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine
-from ansible_collections.mcpstack.platform.plugins.module_utils._postgres_init import Cluster, ensure
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+CORES = "ansible_collections.mcpstack.platform.plugins.module_utils."
 PASSWORD = "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"
 OPERATOR = "Z9y8X7w6V5u4T3s2R1q0P9o8N7m6L5k4J3i2"
+
+
+def core(name: str):
+    """A core of the collection. This file is read before Ansible's collection loader is on, so it cannot import one."""
+    return importlib.import_module(CORES + name)
 
 
 def run(*argv, check=True, stdin=None):
@@ -42,7 +47,9 @@ def image_of(key: str) -> str:
     if not found:
         listed = run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", f"mcpstack/{key}").stdout.split()
         if not listed:
-            pytest.fail(f"There is no image mcpstack/{key} on this engine: build it first, or name one in MCPSTACK_TEST_*_IMAGE.")
+            pytest.fail(
+                f"There is no image mcpstack/{key} on this engine: build it first, or name one in MCPSTACK_TEST_*_IMAGE."
+            )
         found = listed[0]
     return found
 
@@ -54,11 +61,12 @@ class Lab:
         self.dir = directory
         self.project = f"datatest{os.getpid()}"
         self.network = f"{self.project}_data"
-        self.engine = Engine()
-        spec = importlib.util.spec_from_file_location("render_conftest", REPOSITORY / "tests" / "render" / "conftest.py")
+        self.engine = core("_engine").Engine()
+        spec = importlib.util.spec_from_file_location(
+            "render_conftest", REPOSITORY / "tests" / "render" / "conftest.py"
+        )
         self.render = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.render)
-        self.render.load_collection(directory / "collections")
         run("docker", "network", "create", "--internal", self.network)
         self.ca("ca")
         self.ca("other")
@@ -71,7 +79,9 @@ class Lab:
     def leaf(self, service: str, uid: int) -> Path:
         place = self.dir / "leaves" / service / "v1"
         place.mkdir(parents=True)
-        (self.dir / "ext").write_text(f"subjectAltName=DNS:{service},DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n")
+        (self.dir / "ext").write_text(
+            f"subjectAltName=DNS:{service},DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n"
+        )
         run("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
             "-keyout", str(place / "tls.key"), "-out", str(self.dir / "csr"), "-subj", f"/CN={service}")  # fmt: skip
         run("openssl", "x509", "-req", "-in", str(self.dir / "csr"), "-CA", str(self.dir / "ca.crt"),
@@ -186,7 +196,8 @@ class Postgres:
     def __init__(self, lab: Lab):
         self.lab = lab
         self.image = image_of("postgres")
-        self.cluster = Cluster(image=image_of("postgres-init"), major=17, project=lab.project)
+        init = core("_postgres_init")
+        self.cluster = init.Cluster(image=image_of("postgres-init"), major=17, project=lab.project)
         self.secret = lab.secret("operator", "gateway-db", f"gateway_a:{PASSWORD}", 0)
         self.database = {**DATABASE, "secret_file": str(self.secret)}
         self.role = lab.role(
@@ -196,7 +207,7 @@ class Postgres:
         self.spec = self.role.value("_mcpstack_postgres_service")
         self.ca = str(lab.dir / "ca.crt")
         lab.leaf("postgres", self.spec["uid"])
-        self.initialised = ensure(lab.engine, self.cluster, lock=str(lab.dir / "lock"))
+        self.initialised = init.ensure(lab.engine, self.cluster, lock=str(lab.dir / "lock"))
         self.container = lab.start(self.role, self.spec)
 
     @property
@@ -204,7 +215,19 @@ class Postgres:
         return self.lab.address(self.container)
 
     def sql(self, text: str, database="postgres") -> str:
-        argv = ["/usr/lib/postgresql/17/bin/psql", "-X", "-q", "-A", "-t", "-h", "/run/postgresql", "-U", "postgres", "-d", database]
+        argv = [
+            "/usr/lib/postgresql/17/bin/psql",
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-h",
+            "/run/postgresql",
+            "-U",
+            "postgres",
+            "-d",
+            database,
+        ]
         return run("docker", "exec", "-i", self.container, *argv, "-f", "-", stdin=text).stdout.strip()
 
 
@@ -215,14 +238,12 @@ def postgres(lab):
 
 class Valkey:
     def __init__(self, lab: Lab):
-        from ansible_collections.mcpstack.platform.plugins.module_utils._secret_store import derive
-
         self.lab = lab
         self.role = lab.role("valkey", mcpstack_valkey_image=image_of("valkey"))
         self.spec = self.role.value("_mcpstack_valkey_service")
         template = (REPOSITORY / "roles" / "valkey" / "files" / "users.acl").read_text()
         values = {"valkey-gateway": PASSWORD.encode(), "valkey-operator": OPERATOR.encode()}
-        lab.secret("valkey", "valkey-acl", derive(template, values).decode(), self.spec["uid"])
+        lab.secret("valkey", "valkey-acl", core("_secret_store").derive(template, values).decode(), self.spec["uid"])
         lab.leaf("valkey", self.spec["uid"])
         self.container = lab.start(self.role, self.spec)
 
@@ -230,7 +251,16 @@ class Valkey:
         """Send commands by stdin, over the socket or over TCP and TLS; one answer a line."""
         where = ["-h", "localhost", "-p", "6379", "--tls", "--cacert", "/run/tls/current/ca.crt"]
         where = where if tls else ["-s", "/run/valkey/valkey.sock"]
-        done = run("docker", "exec", "-i", self.container, "/usr/bin/valkey-cli", *where, stdin="\n".join(commands) + "\n", check=False)
+        done = run(
+            "docker",
+            "exec",
+            "-i",
+            self.container,
+            "/usr/bin/valkey-cli",
+            *where,
+            stdin="\n".join(commands) + "\n",
+            check=False,
+        )
         return [line for line in (done.stdout + done.stderr).splitlines() if line]
 
     def as_user(self, user, *commands, **kwargs):

@@ -15,11 +15,14 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _postgres_init as init
 from ansible_collections.mcpstack.platform.plugins.module_utils import _postgres_state as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._postgres_login import LoginError, login
 
-from .conftest import DATABASE, PASSWORD, run, wait_for
+from .conftest import DATABASE, PASSWORD, REPOSITORY, run, wait_for
+
+pytestmark = pytest.mark.engine
 
 NEW = "N3w" + PASSWORD
 
@@ -56,15 +59,24 @@ def test_first_run_makes_everything_and_second_run_nothing(postgres):
 def test_cluster_is_as_promised(ready):
     settings = "data_checksums ssl password_encryption allow_alter_system shared_preload_libraries".split()
     assert [ready.sql(f"show {name}") for name in settings] == ["on", "on", "scram-sha-256", "off", ""]
-    assert ready.sql("select datcollate, datlocprovider, datlocale from pg_database where datname='gateway'") == "C.UTF-8|b|C.UTF-8"
-    assert ready.sql("select count(*) from pg_authid where rolpassword is not null and rolpassword !~ '^SCRAM-SHA-256'") == "0"
+    assert (
+        ready.sql("select datcollate, datlocprovider, datlocale from pg_database where datname='gateway'")
+        == "C.UTF-8|b|C.UTF-8"
+    )
+    assert (
+        ready.sql("select count(*) from pg_authid where rolpassword is not null and rolpassword !~ '^SCRAM-SHA-256'")
+        == "0"
+    )
     assert ready.sql("select rolpassword is null from pg_authid where rolname='postgres'") == "t"
     data = Path(ready.initialised["path"])
     assert (data.stat().st_mode & 0o777, data.stat().st_uid) == (0o700, 64104)
 
 
 def test_extension_works(ready):
-    ready.sql("create table if not exists v (e vector(3)); create index if not exists v_e on v using hnsw (e vector_l2_ops);", "gateway")
+    ready.sql(
+        "create table if not exists v (e vector(3)); create index if not exists v_e on v using hnsw (e vector_l2_ops);",
+        "gateway",
+    )
     assert ready.sql("select '[1,2,3]'::vector <-> '[1,2,4]'::vector", "gateway") == "1"
 
 
@@ -72,7 +84,9 @@ def test_application_role_acts_as_owner_and_can_do_no_more(ready):
     assert enter(ready, sql="select session_user, current_user, current_setting('statement_timeout'), current_setting('search_path')") == [
         "gateway_a", "gateway_owner", "30s", "public, pg_temp",
     ]  # fmt: skip
-    assert enter(ready, sql="create table if not exists mine (a int); select tableowner from pg_tables where tablename='mine'") == ["gateway_owner"]
+    assert enter(
+        ready, sql="create table if not exists mine (a int); select tableowner from pg_tables where tablename='mine'"
+    ) == ["gateway_owner"]
     for sql in (
         "create role evil superuser",
         "create database evil",
@@ -239,7 +253,9 @@ def test_health_fails_when_the_server_does_not_let_anyone_in(ready):
 
 @pytest.fixture
 def cluster(lab, postgres, request):
-    made = init.Cluster(image=postgres.cluster.image, major=17, project=lab.project, volume=f"init-{abs(hash(request.node.name))}")
+    made = init.Cluster(
+        image=postgres.cluster.image, major=17, project=lab.project, volume=f"init-{abs(hash(request.node.name))}"
+    )
     yield made
     run("docker", "volume", "rm", "-f", made.volume_name, check=False)
 
@@ -263,7 +279,7 @@ def test_killed_initdb_converges(lab, cluster, entry):
         "i.ensure(_engine.Engine(), i.Cluster(*sys.argv[1:2], 17, sys.argv[2], sys.argv[3]), lock=sys.argv[4])"
     )
     argv = [sys.executable, "-c", code, cluster.image, cluster.volume, cluster.project, lock]
-    paths = os.pathsep.join(sys.path)
+    paths = os.pathsep.join([*sys.path, str(REPOSITORY / ".cache" / "self")])
     process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": paths})
     root = Path(lab.engine.info()["DockerRootDir"]) / "volumes" / cluster.volume_name / "_data"
     wait_for(lambda: (root / "data.new" / entry).exists() or process.poll() is not None, "initdb writing")
