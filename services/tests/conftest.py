@@ -2,16 +2,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import support
+from mcpstack.admin import keystore
+from mcpstack.common import migrate
+from mcpstack.gateway import settings
+from mcpstack.gateway.keys import COMPONENT, connection_parameters, migrations
 from support import Cable, Gateway, Loop, Postgres, Runner, Tls, Valkey
 
 
@@ -95,7 +99,7 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "GATEWAY_LOG_LEVEL": "debug",
         "GATEWAY_CORS_ORIGINS": "https://app.example.org",
         "GATEWAY_MAX_BODY_BYTES": "200000",
-        "GATEWAY_MODEL_FIRST_BYTE_TIMEOUT": "3",
+        "GATEWAY_MODEL_FIRST_BYTE_TIMEOUT": "2",
         "GATEWAY_PING_INTERVAL": "0.5",
         "GATEWAY_MODEL_IDLE_TIMEOUT": "1",
         "GATEWAY_DEFAULT_RPM": "100000",
@@ -106,11 +110,22 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert running.stop() == 0
 
 
-def put_key(gateway: Gateway, *options: str, name: str = "test", scopes: str = "chat,embeddings,models") -> str:
+def put_key(
+    gateway: Gateway,
+    *,
+    name: str = "test",
+    scopes: str = "chat,embeddings,models",
+    rpm: int | None = None,
+    concurrency: int | None = None,
+    expires_at: str | None = None,
+) -> str:
+    """What `mcpstack-admin keys put` does, without the start of a process."""
     key = support.make_key()
-    done = gateway.admin("keys", "put", "--name", name, "--scopes", scopes, *options, stdin=key)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["changed"] is True
+    values, secrets = settings.load(gateway.env)
+    with psycopg.connect(**connection_parameters(values, secrets, "tests")) as conn:
+        migrate.apply(conn, migrations(), COMPONENT)
+        want = keystore.wanted(key, name, scopes, rpm, concurrency, expires_at)
+        assert keystore.put(conn, want, secrets.pepper.read(), check=False)["changed"] is True
     return key
 
 

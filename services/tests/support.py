@@ -196,7 +196,8 @@ def valkey(folder: Path, tls: Tls, owner: str | None) -> Iterator[Valkey]:
     acl = folder / "users.acl"
     acl.write_text(
         "user default off\n"
-        f"user gateway on >{'v' * 32} ~gw:* resetchannels -@all +eval +evalsha +script|load +hmget +hset +pexpire +time\n"
+        f"user gateway on >{'v' * 32} ~gw:* resetchannels -@all "
+        "+eval +evalsha +script|load +hmget +hset +pexpire +time\n"
         f"user operator on >{'o' * 32} ~* &* +@all\n"
     )
     if owner:

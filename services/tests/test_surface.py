@@ -92,9 +92,11 @@ def test_the_openai_client_works_and_raises_what_it_should(gateway: Gateway, key
                     model="tiny", messages=[{"role": "user", "content": "#die"}], stream=True
                 )
             )
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="wrong", max_retries=0) as client:
-        with pytest.raises(openai.AuthenticationError):
-            client.models.list()
+    with (
+        openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        client.models.list()
 
 
 BAD_KEYS = [
@@ -136,7 +138,7 @@ def test_scopes(gateway: Gateway, new_key: Callable[..., str]) -> None:
 
 
 def test_an_expired_key(gateway: Gateway, new_key: Callable[..., str]) -> None:
-    old = new_key(gateway, "--expires-at", "2020-01-01T00:00:00+00:00", name="old")
+    old = new_key(gateway, expires_at="2020-01-01T00:00:00+00:00", name="old")
     assert gateway.get("/v1/models", old).code == "expired_api_key"
 
 
@@ -237,7 +239,7 @@ def test_cors_for_the_named_origin_only(gateway: Gateway) -> None:
 
 
 def test_rate_limit(gateway: Gateway, new_key: Callable[..., str]) -> None:
-    slow = new_key(gateway, "--rpm", "3", name="slow")
+    slow = new_key(gateway, rpm=3, name="slow")
     answers = [gateway.get("/v1/models", slow) for _ in range(4)]
     assert [answer.status for answer in answers] == [200, 200, 200, 429]
     refused = answers[-1]
@@ -250,7 +252,7 @@ def test_rate_limit(gateway: Gateway, new_key: Callable[..., str]) -> None:
 def test_concurrency_limit_and_disconnect_frees_the_slot(
     gateway: Gateway, stack: Stack, new_key: Callable[..., str]
 ) -> None:
-    single = new_key(gateway, "--concurrency", "1", name="single")
+    single = new_key(gateway, concurrency=1, name="single")
     before = gateway.metric("gateway_client_disconnects_total")
     broken_off = stack.runner.broken_off
     with gateway.open_stream(single, "#slow") as sock:

@@ -9,6 +9,7 @@ import hmac
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -32,7 +33,8 @@ _TOUCH = """
 UPDATE api_key SET last_used_at = used.at FROM unnest(%s::text[], %s::timestamptz[]) AS used(kid, at)
 WHERE api_key.kid = used.kid AND (api_key.last_used_at IS NULL OR api_key.last_used_at < used.at)"""
 _CACHED_KEYS = 10_000
-_PAUSE = 1.0  # after a failed look-up, keys that are already known do not wait for Postgres for this long
+_PATIENCE = 1.0  # longest wait of a request for a look-up
+_PAUSE = 1.0  # after one that failed, requests do not ask for this long
 
 
 def migrations() -> list[migrate.Migration]:
@@ -72,6 +74,7 @@ class KeyStore:
         self.ready = False  # the schema is there
         self.reason: str | None = "not connected yet"
         self.last_answer = float("-inf")  # monotonic
+        self.on_failure: Callable[[], None] = lambda: None
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             kwargs=lambda: connection_parameters(settings, secrets, "mcpstack-gateway"),
             min_size=1,
@@ -148,22 +151,37 @@ class KeyStore:
         cached = self._cache.get(kid)
         if cached is not None and now - cached.read_at < self._settings.key_cache_seconds:
             return cached
-        usable = cached is not None and now - cached.read_at < self._settings.key_grace_seconds
-        if usable and now < self._pause_until:
+        if now >= self._pause_until:
+            try:
+                return await self._ask_once(kid)
+            except UnavailableError:
+                self._pause_until = time.monotonic() + _PAUSE
+                self.on_failure()
+        if cached is not None and now - cached.read_at < self._settings.key_grace_seconds:
             return cached
+        raise ApiError("auth_unavailable", "API keys cannot be checked at the moment.", reason="key store")
+
+    async def _ask_once(self, kid: str) -> Key | None:
+        """Requests that need the same key share one look-up, and none of them waits long for it."""
         task = self._asking.get(kid)
         if task is None:
             task = self._asking[kid] = asyncio.create_task(self._ask(kid))
-            task.add_done_callback(lambda _: self._asking.pop(kid, None))
+            task.add_done_callback(self._asked)
         try:
-            return await asyncio.shield(task)
-        except UnavailableError:
-            self._pause_until = time.monotonic() + _PAUSE
-            if usable:
-                return cached
-            raise ApiError(
-                "auth_unavailable", "API keys cannot be checked at the moment.", reason="key store"
-            ) from None
+            # Not cancelled when the time is over: psycopg would then wait for a server that does not answer.
+            return await asyncio.wait_for(asyncio.shield(task), _PATIENCE)
+        except TimeoutError:
+            self.reason = "it does not answer in time"
+            raise UnavailableError from None
+        finally:
+            if self._asking.get(kid) is task:
+                del self._asking[kid]
+
+    @staticmethod
+    def _asked(task: asyncio.Task[Key | None]) -> None:
+        """Nobody may be waiting any more: take the error, so that it is not reported as lost."""
+        if not task.cancelled():
+            task.exception()
 
     async def _ask(self, kid: str) -> Key | None:
         rows = await self._run(_SELECT, (kid,))
@@ -197,5 +215,5 @@ class KeyStore:
         except (psycopg.Error, PoolTimeout, TimeoutError, SecretError, OSError) as error:
             self.reason = database.reason(error)
             raise UnavailableError from error
-        self.reason, self.last_answer = None, time.monotonic()
+        self.reason, self.last_answer, self._pause_until = None, time.monotonic(), 0.0
         return rows

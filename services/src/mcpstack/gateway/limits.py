@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from valkey.asyncio import BlockingConnectionPool, SSLConnection, Valkey
@@ -103,6 +104,7 @@ class Limiter:
         self.up = False  # until the first ping
         self.reason: str | None = "not connected yet"
         self._sha = ""
+        self.on_failure: Callable[[], None] = lambda: None
         pool = BlockingConnectionPool(
             max_connections=_CONNECTIONS,
             timeout=settings.valkey_timeout,  # type: ignore[arg-type] # any number works
@@ -145,6 +147,7 @@ class Limiter:
                 return await self._shared(kid, rpm)
             except (ValkeyError, OSError, TimeoutError, SecretError) as error:
                 self._failed(error)
+                self.on_failure()
         return self._local.take(kid, max(1, rpm // self._settings.replicas), time.monotonic())
 
     async def _shared(self, kid: str, rpm: int) -> Verdict:

@@ -50,10 +50,14 @@ class Gateway:
         self.fatal: str | None = None
         self.on_fatal: Callable[[], None] = lambda: None
         self._up: dict[str, bool] = {}
+        self._look: dict[str, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         await self.runner.open()
+        self._look = {name: asyncio.Event() for name in ("postgres", "valkey", "model_runner")}
+        self.keys.on_failure = self._look["postgres"].set
+        self.limiter.on_failure = self._look["valkey"].set
         for name, check in (
             ("postgres", self._postgres),
             ("valkey", self.limiter.check),
@@ -132,7 +136,11 @@ class Gateway:
             else:
                 self._seen(name, True)
                 pause, wait = _FIRST_RETRY, _EVERY
-            await asyncio.sleep(wait)
+            # A request that met a failure wakes the check early, so that recovery is noticed soon as well.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look[name].wait(), wait)
+                await asyncio.sleep(_FIRST_RETRY)
+            self._look[name].clear()
 
     def _seen(self, name: str, up: bool) -> None:
         if self._up.get(name) is not up:
