@@ -249,6 +249,7 @@ class Lab:
         self.prefix = f"edge-test-{os.getpid()}"
         self.network = self.prefix
         self.containers: list[str] = []
+        self.networks = [self.network]
         self.image = os.environ.get("MCPSTACK_TEST_NGINX_IMAGE") or self.newest_image()
         sh("docker", "network", "create", self.network)
         self.gateway_ip = sh(
@@ -320,7 +321,8 @@ class Lab:
     def close(self):
         for name in self.containers:
             sh("docker", "rm", "-f", name, check=False)
-        sh("docker", "network", "rm", self.network, check=False)
+        for name in self.networks:
+            sh("docker", "network", "rm", name, check=False)
 
 
 @pytest.fixture(scope="session")

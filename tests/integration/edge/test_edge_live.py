@@ -445,6 +445,7 @@ class TestServiceComesAndGoes:
 
     def test_whole_life(self, lab, make_edge, make_gateway, sh, wait_for):
         network, lab.network = lab.network, f"{lab.prefix}-life"
+        lab.networks.append(lab.network)
         sh("docker", "network", "create", lab.network)
         try:
             ip = sh("docker", "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", lab.network).strip()
