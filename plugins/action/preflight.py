@@ -10,6 +10,7 @@ import time
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 from ansible_collections.mcpstack.platform.plugins.module_utils import _preflight as core
 
@@ -95,17 +96,23 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
     supports_raw_params = False
 
-    def _load(self, *parts: str, trusted: bool = False):
+    def _load(self, *parts: str, trusted: bool = True):
         path = os.path.join(ROLES, *parts)
         if not os.path.exists(path):
             return {}
-        return self._loader.load_from_file(path, trusted_as_template=trusted) or {}
+        # shared with the loader's cache: never changed here, and copying would cost more than everything else
+        return self._loader.load_from_file(path, unsafe=True, trusted_as_template=trusted) or {}
 
     def _spec(self, role: str) -> dict:
-        """The options of all entry points of a role."""
+        """The options of all entry points of a role, but for what one role hands another (a leading underscore)."""
+        path = os.path.join(ROLES, role, "meta", "argument_specs.yml")
         options = {}
-        for entry in (self._load(role, "meta", "argument_specs.yml").get("argument_specs") or {}).values():
-            options.update(entry.get("options") or {})
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as handle:
+                entries = (yaml_load(handle) or {}).get("argument_specs") or {}
+            for entry in entries.values():
+                found = entry.get("options") or {}
+                options.update({name: spec for name, spec in found.items() if not name.startswith("_")})
         return options
 
     def _evaluate(self, templar, value, late: set):
@@ -144,8 +151,8 @@ class ActionModule(ActionBase):
 
         defaults, internal = {}, {}
         for role in roles:
-            defaults.update(self._load(role, "defaults", "main.yml", trusted=True))
-            internal.update(self._load(role, "vars", "main.yml", trusted=True))
+            defaults.update(self._load(role, "defaults", "main.yml"))
+            internal.update(self._load(role, "vars", "main.yml"))
         scope = {**defaults, **task_vars, **internal}
         base = self._loader.get_basedir()
 
@@ -216,7 +223,9 @@ class ActionModule(ActionBase):
             state, value = self._expression(templar, trust_as_template(text), late)
             if state == "done":
                 spec[key] = value
-            elif state == "broken" and not any(item["severity"] in core.STOPPING for item in report.findings):
+                continue
+            report.decided({"memory": "PRE-25", "publish": "PRE-27"}[key], core.UNKNOWN)
+            if state == "broken" and not any(item["severity"] in core.STOPPING for item in report.findings):
                 report.fail("PRE-03", f"{name}.{key}", f"cannot be evaluated ({value})", "correct the role's options")
         return [spec]
 

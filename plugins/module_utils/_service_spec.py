@@ -56,7 +56,7 @@ TOP = {
     "exceptions": [],
 }
 HEALTH = {"command": REQUIRED, "interval": "5s", "timeout": "3s", "retries": 10, "start_period": "30s"}
-LIMITS = {"memory": REQUIRED, "cpus": REQUIRED, "pids": REQUIRED, "shm": "64m", "nofile": 65536}
+LIMITS = {"memory": REQUIRED, "cpus": REQUIRED, "pids": REQUIRED, "shm": "64m", "nofile": None}
 STOP = {"signal": "SIGTERM", "grace": "10s"}
 TMPFS = {"target": REQUIRED, "size": REQUIRED, "mode": "0700"}
 PUBLISH = {"host_ip": REQUIRED, "host_port": REQUIRED, "port": REQUIRED}
