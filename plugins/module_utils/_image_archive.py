@@ -393,6 +393,7 @@ def resolve(wanted: list[str], dropped: set[str], indices: list[Index]) -> list[
         return max(found, key=lambda fields: version_key(fields["Version"])) if found else None
 
     chosen: dict[str, dict] = {}
+    settled = set(wanted) | dropped  # no alternative is looked for where one of these will do
     queue = [(name, "the specification") for name in wanted]
     while queue:
         name, wanted_by = queue.pop(0)
@@ -408,14 +409,14 @@ def resolve(wanted: list[str], dropped: set[str], indices: list[Index]) -> list[
         relations = f"{package.get('Pre-Depends', '')},{package.get('Depends', '')}"
         for group in filter(None, (part.strip() for part in relations.split(","))):
             names = [re.split(r"[\s(:\[]", option.strip(), maxsplit=1)[0] for option in group.split("|")]
-            if any(option in chosen or option in dropped for option in names):
+            if any(option in chosen or option in settled for option in names):
                 continue
             for option in names:
                 if newest(option):
                     queue.append((option, name))
                     break
                 providers = [p for index in indices for p in index.providers(option)]
-                if any(provider in chosen or provider in dropped for provider in providers):
+                if any(provider in chosen or provider in settled for provider in providers):
                     break
                 if providers:
                     queue.append((min(providers), name))
