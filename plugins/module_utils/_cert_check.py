@@ -112,14 +112,14 @@ def not_before(certificate) -> datetime.datetime:
     """From when it is valid, in UTC."""
     if hasattr(certificate, "not_valid_before_utc"):
         return certificate.not_valid_before_utc
-    return certificate.not_valid_before.replace(tzinfo=datetime.timezone.utc)  # noqa: UP017  (Python 3.10)
+    return certificate.not_valid_before.replace(tzinfo=datetime.timezone.utc)
 
 
 def not_after(certificate) -> datetime.datetime:
     """Until when it is valid, in UTC."""
     if hasattr(certificate, "not_valid_after_utc"):
         return certificate.not_valid_after_utc
-    return certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)  # noqa: UP017  (Python 3.10)
+    return certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
 
 
 def fingerprint(certificate) -> str:
@@ -182,7 +182,7 @@ def check_given(pair: Pair, names: list[str], now: datetime.datetime) -> list[st
             found.append("the chain is in the wrong order: the certificate of the service must come first")
         else:
             found.append("the key does not belong to the first certificate of the chain")
-    for number, (lower, upper) in enumerate(zip(pair.chain, pair.chain[1:]), 1):  # noqa: B905  (the last has none above)
+    for number, (lower, upper) in enumerate(zip(pair.chain, pair.chain[1:]), 1):
         if not issued_by(lower, upper):
             found.append(
                 f"the chain is broken: certificate {number + 1} ({upper.subject.rfc4514_string()}) "

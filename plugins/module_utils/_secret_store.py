@@ -28,7 +28,7 @@ import secrets as randomness
 import shutil
 import stat
 import string
-import subprocess  # noqa: S404  (systemd-creds is a program, there is no library)
+import subprocess
 import sys
 import zlib
 
@@ -64,7 +64,22 @@ class SecretError(Exception):
 
     def __init__(self, problems: list[dict]) -> None:
         self.problems = problems
-        super().__init__("\n".join(f"{p['where']}: {p['what']}; {p['fix']}." for p in problems))
+        super().__init__(tell(problems))
+
+
+def tell(problems: list[dict]) -> str:
+    """One line for each problem; what mends several of them is said once, after them."""
+    lines = []
+    for number, item in enumerate(problems):
+        following = problems[number + 1]["fix"] if number + 1 < len(problems) else None
+        line = f"{item['where']}: {item['what']}"
+        if following == item["fix"]:
+            lines.append(f"{line}.")
+        elif number and problems[number - 1]["fix"] == item["fix"]:
+            lines.append(f"{line}.\nFor these: {item['fix']}.")
+        else:
+            lines.append(f"{line}; {item['fix']}.")
+    return "\n".join(lines)
 
 
 def problem(where: str, what: str, fix: str) -> dict:
@@ -244,7 +259,7 @@ class SystemdCreds:
     def _run(self, arguments: list[str], data: bytes) -> bytes:
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         try:
-            done = subprocess.run(  # noqa: S603  (fixed arguments; the value goes through standard input)
+            done = subprocess.run(
                 [self.program, *arguments], input=data, capture_output=True, env=environment, timeout=90, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
@@ -920,8 +935,10 @@ def main(arguments: list[str]) -> int:
         found = exc.problems
     for line in [*store.actions, *(f"Warning: {text}" for text in store.warnings)]:
         print(line)
-    for item in found:
-        print(f"{item['where']}: {item['what']}; {item['fix']}.", file=sys.stderr)
+    if found:
+        priority = "<3>" if "JOURNAL_STREAM" in os.environ else ""  # an error, for the journal
+        for line in tell(found).splitlines():
+            print(f"{priority}{line}", file=sys.stderr)
     return 1 if found else 0
 
 

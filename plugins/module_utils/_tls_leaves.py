@@ -115,7 +115,7 @@ class Leaves:
         self.acme = os.path.join(self.pki, "acme")
         self.given = os.path.join(self.pki, "edge-files")
         self.public = os.path.join(root, "etc/mcpstack/ca.crt")
-        self.now = now or datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017  (Python 3.10)
+        self.now = now or datetime.datetime.now(datetime.timezone.utc)
         self.owner = (os.geteuid(), os.getegid())
         self.check = False
         self.actions: list[str] = []
@@ -431,14 +431,14 @@ class Leaves:
     def _build(self, folder: str, version: str, files: dict) -> str:
         """A complete directory beside the one in use."""
         os.makedirs(folder, 0o755, exist_ok=True)
-        os.chmod(folder, 0o755)  # noqa: S103  (certificates are public, and the key has a mode of its own)
+        os.chmod(folder, 0o755)
         staged = os.path.join(folder, f".new-{version}")
         place = os.path.join(folder, version)
         for path in (staged, place):  # a directory that nothing points to is left over from a killed run
             if os.path.isdir(path):
                 shutil.rmtree(path)
         os.mkdir(staged, 0o755)
-        os.chmod(staged, 0o755)  # noqa: S103
+        os.chmod(staged, 0o755)
         for name, (data, mode, owner) in files.items():
             _write(os.path.join(staged, name), data, mode, *owner)
         os.rename(staged, place)

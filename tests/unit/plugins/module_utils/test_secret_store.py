@@ -15,6 +15,7 @@ import sys
 import zlib
 
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _secret_store as core
 
 ME = os.geteuid()
@@ -44,7 +45,9 @@ class FakeCreds:
             raise core.CredentialError("Decryption failed (incorrect key?): Bad message")
         embedded, _nul, value = base64.b85decode(body).partition(b"\0")
         if embedded.decode() != name:
-            raise core.CredentialError(f"Embedded credential name '{embedded.decode()}' does not match '{name}', refusing.")
+            raise core.CredentialError(
+                f"Embedded credential name '{embedded.decode()}' does not match '{name}', refusing."
+            )
         return value
 
 
@@ -164,7 +167,7 @@ GOOD = {"name": "a", "kind": "password"}
         ([{"name": "a", "kind": "valkey_acl", "template": "user a on #{sha256:a}"}],
          "secrets[0] (a): the template names 'a', which is derived itself; name the secrets it is derived from."),
         ([{**GOOD, "consumers": [{"service": "s", "uid": 5}, {"service": "s", "uid": 5}]}],
-         "secrets[0] (a).consumers (s): the service is in the list twice; name each service once.\n" * 2),
+         "secrets[0] (a).consumers (s): the service is in the list twice.\n" * 2 + "For these: name each service once."),
         ([{**GOOD, "consumers": [{"service": "s/..", "uid": 5}]}],
          "secrets[0] (a).consumers (s/..): 's/..' is not a name of a service; use lower-case letters, digits and dashes."),
         ([{**GOOD, "consumers": [{"service": "s", "uid": 0}]}],
@@ -295,7 +298,9 @@ def test_check_mode_predicts_exactly_what_the_run_does(host):
 def test_values_are_made_on_the_tmpfs_only(host):
     store = host.store()
     store.tmpfs = lambda: None
-    with pytest.raises(core.SecretError, match="no tmpfs is mounted here, so secrets would land on a disk; start run-mcp"):
+    with pytest.raises(
+        core.SecretError, match="no tmpfs is mounted here, so secrets would land on a disk; start run-mcp"
+    ):
         store.apply(definitions())
     assert not (host.root / "etc").exists()
 
@@ -479,9 +484,10 @@ def test_damaged_and_renamed_files_are_all_named_at_once(host):
         host.apply(definitions())
     assert str(error.value) == (
         f"{damaged}: the secret gateway-db cannot be decrypted on this host "
-        f"(Decryption failed (incorrect key?): Bad message){BACK}\n"
+        f"(Decryption failed (incorrect key?): Bad message).\n"
         f"{renamed}: the secret valkey-op cannot be decrypted on this host "
-        f"(Embedded credential name 'mcpstack.valkey-gateway.v1' does not match 'mcpstack.valkey-op.v1', refusing.){BACK}"
+        f"(Embedded credential name 'mcpstack.valkey-gateway.v1' does not match 'mcpstack.valkey-op.v1', refusing.).\n"
+        f"For these: {BACK[2:]}"
     )
     assert host.snapshot() == before
 
@@ -515,7 +521,9 @@ def test_manifest_of_another_release_is_refused(host):
     host.apply(definitions())
     path = host.root / "etc/mcpstack/secrets.json"
     path.write_text('{"format": 2, "secrets": {}}')
-    with pytest.raises(core.SecretError, match="its format is 2, not 1; use the release of the collection that wrote it"):
+    with pytest.raises(
+        core.SecretError, match="its format is 2, not 1; use the release of the collection that wrote it"
+    ):
         host.apply(definitions())
 
 
@@ -544,7 +552,9 @@ def test_role_of_a_login_cannot_change(host):
     host.apply(definitions())
     wanted = definitions()
     wanted[1]["role"] = "other"
-    with pytest.raises(core.SecretError, match="the stored value of gateway-db is not a postgres_login of role other; give"):
+    with pytest.raises(
+        core.SecretError, match="the stored value of gateway-db is not a postgres_login of role other; give"
+    ):
         host.apply(wanted)
 
 
@@ -656,7 +666,22 @@ def test_remove_leaves_nothing(host, tmp_path):
 
 # -- killed at any step -----------------------------------------------------------------------------------------------
 
-CALLS = ("mkdir", "makedirs", "replace", "rename", "symlink", "unlink", "rmdir", "chmod", "chown", "fchmod", "fchown", "open", "write", "fsync")
+CALLS = (
+    "mkdir",
+    "makedirs",
+    "replace",
+    "rename",
+    "symlink",
+    "unlink",
+    "rmdir",
+    "chmod",
+    "chown",
+    "fchmod",
+    "fchown",
+    "open",
+    "write",
+    "fsync",
+)
 
 
 class Killed(BaseException):
