@@ -83,7 +83,7 @@ def failure(output: str) -> str:
     return "\n".join(output.strip().splitlines()[-15:])
 
 
-def up(args: argparse.Namespace) -> None:
+def up(args: argparse.Namespace, quiet: bool = False) -> None:
     """Start hosts."""
     names = check_names(args.names)
     if args.publish and len(names) > 1:
@@ -106,7 +106,8 @@ def up(args: argparse.Namespace) -> None:
     )
     print(f"    {', '.join(names)} up in {time.monotonic() - begin:.0f} s", file=sys.stderr)
     for name in names:
-        print(HOSTS / name / "hosts.yml")
+        if not quiet:
+            print(HOSTS / name / "hosts.yml")
 
 
 def down(args: argparse.Namespace) -> None:
@@ -166,7 +167,7 @@ def restart(args: argparse.Namespace) -> None:
     )
 
 
-def purge(_args: argparse.Namespace) -> None:
+def purge(_args: argparse.Namespace | None) -> None:
     """Remove the images of the test hosts, except those in use."""
     used = set(docker("ps", "-a", "--filter", f"label={LABEL}", "--format", "{{.Image}}").split())
     for image in docker("image", "ls", "mcpstack-testhost", "--format", "{{.Repository}}:{{.Tag}}").split():
