@@ -90,8 +90,8 @@ def model_key(raw: str) -> str:
 
 
 def login(raw: str) -> Login:
-    user, _, secret = raw.partition(":")
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", user):
+    user, colon, secret = raw.partition(":")
+    if not colon or not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", user):
         raise ValueError("one line, user:password")
     return Login(user, password(secret))
 

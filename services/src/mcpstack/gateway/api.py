@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -31,6 +32,7 @@ from mcpstack.gateway.observe import Observe
 from mcpstack.gateway.proxy import Answer
 from mcpstack.gateway.service import Gateway
 
+_MEMBER = re.compile(r"(str|int|list\[.*\]|dict\[.*\]|literal\[.*\]|constrained-\w+)\Z", re.DOTALL)
 _BODIES: tuple[type[BaseModel], ...] = (schemas.ChatCompletionRequest, schemas.EmbeddingsRequest)
 
 
@@ -242,7 +244,8 @@ def encode(payload: dict[str, Any]) -> bytes:
 
 
 def _param(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)[:200]
+    """The path of a field, without the names pydantic gives to the members of a union."""
+    return ".".join(str(part) for part in location if not _MEMBER.match(str(part)))[:200]
 
 
 # Errors

@@ -4,12 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 
+
+def _integral(value: object) -> object:
+    """JSON has one kind of number: 3.0 is an integer. Anything else is left to the strict check."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_integral, json_schema_input_type=int)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[Integer, Field(ge=1, le=2**31 - 1)]
 
 
 class _Request(BaseModel):
@@ -60,14 +69,14 @@ class ChatCompletionRequest(_Request):
     max_completion_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=128)] | None = None
     stop: str | list[str] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[Integer, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | list[JsonValue] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, JsonValue] | None = None
@@ -76,18 +85,31 @@ class ChatCompletionRequest(_Request):
 
 
 Text = Annotated[str, Field(min_length=1)]
-Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Token = Annotated[Integer, Field(ge=0, le=2**31 - 1)]
 Tokens = Annotated[list[Token], Field(min_length=1)]
+
+
+def _one_sentence(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Four forms are allowed; what each of them misses would not help anybody."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "embedding_input",
+            "Input should be a text, a list of texts, a list of tokens or a list of such lists, none of them empty, "
+            "at most 2048",
+        ) from None
 
 
 class EmbeddingsRequest(_Request):
     model: Name
-    input: (
+    input: Annotated[
         Text
         | Annotated[list[Text], Field(min_length=1, max_length=2048)]
         | Tokens
-        | Annotated[list[Tokens], Field(min_length=1, max_length=2048)]
-    )
+        | Annotated[list[Tokens], Field(min_length=1, max_length=2048)],
+        WrapValidator(_one_sentence),
+    ]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
     user: str | None = None

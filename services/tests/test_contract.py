@@ -1,0 +1,85 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The documents say what the code does, and an outside judge agrees with the OpenAPI document."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import support
+from mcpstack.common.errors import CATALOGUE
+from mcpstack.gateway.metrics import Metrics
+from mcpstack.gateway.settings import PREFIX, Settings
+from support import Gateway
+
+README = (support.ROOT / "README.md").read_text()
+
+
+def table(title: str) -> list[list[str]]:
+    """The rows of the table under a heading, without the head."""
+    section = README.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def test_settings_table() -> None:
+    expected = [
+        [PREFIX + field.name.upper(), field.metadata["default"], field.metadata["about"]]
+        for field in dataclasses.fields(Settings)
+    ]
+    assert table("Settings") == expected
+
+
+def test_error_table() -> None:
+    expected = [[code, str(kind.status), " ".join(kind.suggestions)] for code, kind in CATALOGUE.items()]
+    assert table("Errors") == expected
+
+
+def test_metrics_table() -> None:
+    families = [family for family in Metrics().registry.collect() if family.name.startswith("gateway_")]
+    suffix = {"counter": "_total"}
+    expected = [[family.name + suffix.get(family.type, ""), family.type, family.documentation] for family in families]
+    assert table("Metrics") == expected
+
+
+def test_the_lock_names_no_index_and_pins_everything() -> None:
+    lock = (support.ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    assert "find-links" not in lock
+    wanted = re.findall(r"^([a-z0-9-]+)", (support.ROOT / "requirements.in").read_text(), re.M)
+    assert wanted
+    assert all(re.search(rf"^{name}(\[.*\])?==", lock, re.M) for name in wanted)
+    assert len(re.findall(r"^[a-z0-9-]+==", lock, re.M)) == len(re.findall(r"==\S+ \\\n    --hash=sha256:", lock))
+
+
+def test_openapi_is_for_development_only(gateway: Gateway) -> None:
+    document = gateway.get("/openapi.json").json
+    assert set(document["paths"]) == {
+        "/health", "/ready", "/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/embeddings",
+    }  # fmt: skip
+    assert "422" not in str(document["paths"])
+    env = gateway.env | {"GATEWAY_ENVIRONMENT": "production", "GATEWAY_PORT": str(support.free_port())}
+    production = support.start_gateway(env, gateway.log.with_name("production.log"))
+    try:
+        assert production.get("/openapi.json").status == 404
+    finally:
+        assert production.stop() == 0
+
+
+def test_schemathesis(gateway: Gateway, key: str, tmp_path: Path) -> None:
+    command = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
+    assert command, "install requirements-test.in"
+    done = subprocess.run(
+        [
+            command, "run", f"http://127.0.0.1:{gateway.port}/openapi.json", "-H", f"Authorization: Bearer {key}",
+            "--checks", "all", "--max-examples", "25", "--workers", "2", "--seed", "1", "--no-color",
+            "--generation-database", "none",
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=80, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

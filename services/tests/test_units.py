@@ -1,0 +1,154 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small parts, by table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import pytest
+
+import support
+from mcpstack.common import apikey, logs, migrate
+from mcpstack.common.errors import CATALOGUE, ApiError
+from mcpstack.gateway.keys import migrations
+from mcpstack.gateway.limits import LocalBuckets, Verdict, refusal
+from mcpstack.gateway.observe import route_of
+from mcpstack.gateway.proxy import _COMPLETION_TOKENS, _PROMPT_TOKENS, _whole_events
+
+GOOD_KEY = "mk_dev_abcdefghij23_" + "A" * 43 + "_cb5fa43f"
+
+
+def test_a_known_key_keeps_its_check_sum() -> None:
+    """The format is a contract with what generates keys: the sum covers all before the last underscore."""
+    import zlib
+
+    assert f"{zlib.crc32(GOOD_KEY[:-9].encode()):08x}" == GOOD_KEY[-8:]
+    assert apikey.parse(GOOD_KEY) == apikey.ApiKey(GOOD_KEY, "dev", "abcdefghij23")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "mk_", GOOD_KEY + "0", GOOD_KEY[:-1], GOOD_KEY.replace("dev", "tst"), GOOD_KEY.replace("AAA", "AAB", 1),
+     GOOD_KEY.upper(), GOOD_KEY + "\n", " " + GOOD_KEY, GOOD_KEY.replace("A" * 43, "A" * 42), "é" * 72],
+)  # fmt: skip
+def test_other_texts_are_not_keys(text: str) -> None:
+    assert apikey.parse(text) is None
+
+
+def test_the_digest_depends_on_pepper_and_key() -> None:
+    one, two = bytes(32), bytes([1]) * 32
+    assert apikey.digest(GOOD_KEY, one) != apikey.digest(GOOD_KEY, two)
+    assert apikey.digest(GOOD_KEY, one).hex() == apikey.digest(GOOD_KEY, one).hex()
+    assert len(apikey.digest(GOOD_KEY, one)) == 32
+
+
+def test_logs_are_json_and_masked(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.configure("info")
+        logs.hide("very-secret-value")
+        key = support.make_key()
+        logging.getLogger("a").info("hello %s", "very-secret-value", extra={"header": f"Bearer {key}", "n": 1})
+        try:
+            raise ValueError(f"postgresql://user:pass@host and {key}")
+        except ValueError:
+            logging.getLogger("a").exception("failed")
+    finally:
+        root.handlers[:], root.level = before, level
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (first["event"], first["header"], first["n"]) == ("hello [redacted]", "[redacted]", 1)
+    assert "ValueError" in second["error"]
+    assert key not in second["error"]
+    assert "user:pass" not in second["error"]
+
+
+@pytest.mark.parametrize("code", sorted(CATALOGUE))
+def test_every_error_says_what_to_do(code: str) -> None:
+    error = ApiError(code, "What happened.")
+    body = error.body("req_1")["error"]
+    assert set(body) == {"message", "type", "param", "code", "request_id", "suggestions"}
+    assert body["suggestions"]
+    assert all(suggestion.endswith(".") for suggestion in body["suggestions"])
+    assert ("WWW-Authenticate" in error.headers) is (error.status == 401)
+    assert error.status != 503 or int(error.headers["Retry-After"]) > 0
+
+
+def test_migrations_on_disk_are_in_order() -> None:
+    found = migrations()
+    assert [entry.version for entry in found] == list(range(1, len(found) + 1))
+
+
+ONE, TWO = migrate.Migration(1, "one", "SELECT 1"), migrate.Migration(2, "two", "SELECT 2")
+
+
+def test_pending_migrations() -> None:
+    assert migrate.pending([], [ONE, TWO], "gateway") == [ONE, TWO]
+    assert migrate.pending([(1, "one", ONE.sha256)], [ONE, TWO], "gateway") == [TWO]
+    assert migrate.pending([(1, "one", ONE.sha256), (2, "two", TWO.sha256)], [ONE, TWO], "gateway") == []
+
+
+@pytest.mark.parametrize(
+    ("applied", "words"),
+    [
+        ([(1, "one", ONE.sha256), (3, "x", "y")], "is at version 3, this release knows 2"),
+        ([(1, "one", "edited")], r"Migration 1 \(one\) of the gateway schema was applied with other content"),
+    ],
+)
+def test_migrations_that_do_not_fit(applied: list[tuple[int, str, str]], words: str) -> None:
+    with pytest.raises(migrate.MigrationError, match=words):
+        migrate.pending(applied, [ONE, TWO], "gateway")
+
+
+def test_local_bucket_refills_and_never_overflows() -> None:
+    buckets = LocalBuckets()
+    assert [buckets.take("k", 2, 0.0).allowed for _ in range(3)] == [True, True, False]
+    assert buckets.take("k", 2, 29.0).allowed is False
+    assert buckets.take("k", 2, 30.5).allowed is True
+    assert [buckets.take("k", 2, 10_000.0).allowed for _ in range(3)] == [True, True, False]
+    assert buckets.take("k", 2, 5.0).allowed is False  # a clock that goes back gives nothing away
+
+
+def test_local_buckets_are_bounded() -> None:
+    buckets = LocalBuckets(capacity=10)
+    for number in range(100):
+        buckets.take(str(number), 1, 0.0)
+    assert len(buckets._buckets) == 10
+
+
+@pytest.mark.parametrize(("wait_ms", "seconds"), [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)])
+def test_retry_after_is_rounded_up(wait_ms: int, seconds: int) -> None:
+    error = refusal(Verdict(False, 60, 0, wait_ms, 60_000, False))
+    assert error.headers["Retry-After"] == str(seconds) == str(max(1, math.ceil(wait_ms / 1000)))
+
+
+@pytest.mark.parametrize(
+    ("held", "whole"),
+    [(b"", 0), (b"data: x", 0), (b"data: x\n", 0), (b"data: x\n\n", 9), (b"data: x\n\ndata: y", 9),
+     (b"data: x\r\n\r\ndata", 11), (b":\n\n", 3), (b"\n\n", 2), (b"a\n\nb\n\n", 6)],
+)  # fmt: skip
+def test_whole_events(held: bytes, whole: int) -> None:
+    assert _whole_events(held) == whole
+
+
+def test_token_counts_are_not_taken_from_what_the_model_wrote() -> None:
+    text = json.dumps(
+        {"content": '{"completion_tokens": 999, "x": 1}', "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+    )
+    found = _COMPLETION_TOKENS.search(text.encode())
+    assert found is not None
+    assert found[1] == b"3"
+    found = _PROMPT_TOKENS.search(text.encode())
+    assert found is not None
+    assert found[1] == b"7"
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [("/v1/models", "/v1/models"), ("/v1/models/a/b", "/v1/models/{model}"), ("/v1/modelsx", "other"), ("/x", "other")],
+)
+def test_routes_for_labels(path: str, route: str) -> None:
+    assert route_of(path) == route
