@@ -15,6 +15,7 @@ import re
 PRIVATE_PATHS = ("/metrics", "/ready", "/live", "/docs", "/redoc", "/openapi.json")
 DOCS_PATHS = ("/docs", "/openapi.json")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+MAX_BODY = 256 * 1024**2
 # What may follow a prefix. Nothing here needs decoding, so the path nginx matched and the path the service sees are one.
 REST = "(?<edge_rest>/[A-Za-z0-9._~:@+/-]{0,512})?"
 
@@ -231,7 +232,7 @@ def _route(check, index, route, options):
         check.add(f"{where}.streaming", f"{streaming!r} is not true or false.", "write true or false.")
     max_body = route.get("max_body", options["max_body"])
     if "max_body" in route:
-        check.size(f"{where}.max_body", max_body, 256 * 1024**2)
+        check.size(f"{where}.max_body", max_body, MAX_BODY)
     read_timeout = route.get("read_timeout", options["stream_timeout"] if streaming is True else "60s")
     if "read_timeout" in route:
         check.time(f"{where}.read_timeout", read_timeout, 86400)
@@ -321,7 +322,7 @@ def plan(options, prefix=""):
     if not isinstance(options["expose_docs"], bool):
         check.add("expose_docs", f"{options['expose_docs']!r} is not true or false.", "write true or false.")
 
-    check.size("max_body", options["max_body"], 256 * 1024**2)
+    body = check.size("max_body", options["max_body"], MAX_BODY) or 0
     check.time("stream_timeout", options["stream_timeout"], 86400)
 
     routes, seen = [], set()
@@ -336,13 +337,15 @@ def plan(options, prefix=""):
         routes.append(route)
 
     limits = options["limits"] if isinstance(options["limits"], dict) else {}
+    nofile = limits.get("nofile", 16384)
+    check.integer("limits.nofile", nofile, 256, 1048576)
     memory = _memory_bytes(limits.get("memory"))
     if memory is None:
         check.add("limits.memory", f"{limits.get('memory')!r} is not a memory size.", "write it like 256m or 1g.")
-    largest = max([size_bytes(options["max_body"]) or 0] + [size_bytes(r["max_body"]) or 0 for r in routes])
+    largest = max([body] + [size_bytes(r["max_body"]) or 0 for r in routes])
     # Bodies wait in /tmp, which is memory: room for eight of the largest, and never less than 32 MiB.
     tmpfs = max(32, -(-8 * largest // 1024**2))
-    if memory is not None and tmpfs * 1024**2 > memory // 2:
+    if memory is not None and largest <= MAX_BODY and tmpfs * 1024**2 > memory // 2:
         check.add(
             "limits.memory",
             f"{limits['memory']} is too little: eight bodies of {largest // 1024}k need a {tmpfs}m /tmp, at most half of it.",
@@ -379,4 +382,7 @@ def plan(options, prefix=""):
         "docs_paths": list(DOCS_PATHS) if options["expose_docs"] else [],
         "routes": routes,
         "tmpfs": f"{tmpfs}m",
+        "nofile": nofile,
+        # A proxied request holds two descriptors.
+        "worker_connections": min(4096, nofile // 2),
     }

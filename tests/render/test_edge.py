@@ -265,7 +265,7 @@ class TestPolicy:
         assert edge.http.one("ssl_protocols") == (["TLSv1.3"] if modern else ["TLSv1.2", "TLSv1.3"])
         if not modern:
             assert set(edge.http.one("ssl_ciphers")[0].split(":")) == SUITES
-        assert edge.http.one("ssl_ecdh_curve") == ["X25519MLKEM768:X25519:prime256v1:secp384r1"]
+        assert edge.http.one("ssl_ecdh_curve") == ["?X25519MLKEM768:X25519:prime256v1:secp384r1"]
         assert edge.http.one("ssl_prefer_server_ciphers") == ["off"]
         assert edge.http.one("ssl_session_tickets") == edge.http.one("ssl_early_data") == ["off"]
         assert edge.http.one("ssl_session_cache") == ["shared:edge_tls:10m"]

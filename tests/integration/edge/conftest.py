@@ -213,7 +213,7 @@ class Gateway:
         idle.chmod(0o644)
         self.lab.containers.append(self.container)
         sh("docker", "run", "-d", "--name", self.container, "--network", self.lab.network, "--network-alias", self.alias,
-           "--user", "64199:64199", "--tmpfs", "/tmp:mode=1777", "-v", f"{idle}:/idle.conf:ro", "--entrypoint", "/usr/sbin/nginx",
+           "--user", "64199:64199", "--tmpfs", "/tmp:mode=0700,uid=64199,gid=64199", "-v", f"{idle}:/idle.conf:ro", "--entrypoint", "/usr/sbin/nginx",
            self.lab.image, "-e", "stderr", "-c", "/idle.conf", "-g", "daemon off;")  # fmt: skip
         self.address = self.lab.address(self.container)
         if listening:
