@@ -12,6 +12,7 @@ A check that cannot be decided is ``unknown``, which is never a pass.
 from __future__ import annotations
 
 import difflib
+import email.utils
 import fnmatch
 import json
 import os
@@ -19,6 +20,7 @@ import re
 import socket as socketlib
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _daemon_config, _packages
@@ -124,7 +126,7 @@ class Report:
         self.decided(check, FAIL)
 
     def unknown(self, check: str, where: str, why: str, fix: str) -> None:
-        self._add(check, where, f"could not be decided: {why}", fix, "", "low")
+        self._add(check, where, f"could not be decided: {why.rstrip('.?')}", fix, "", "low")
         self.decided(check, UNKNOWN)
 
     def _add(self, check, where, what, fix, subject, severity) -> None:
@@ -741,8 +743,23 @@ def explain_apt(said: str) -> tuple[str, str]:
     return f"apt cannot update its index ({reason})", "run apt-get update on the host and repair what it names"
 
 
-def rehearse_update(run) -> tuple[int, str]:
-    """Let apt itself fetch and judge every source's signed index, in a directory of its own."""
+def expired(directory: str, now: float) -> list[str]:
+    """Fetched indices whose own end of validity has passed."""
+    found = []
+    for name in sorted(os.listdir(directory)):
+        if name.endswith("Release"):
+            text = (_read(directory, name) or "")[:4000]
+            until = re.search(r"^Valid-Until: (.+)$", text, re.M)
+            if until and email.utils.parsedate_to_datetime(until.group(1)).timestamp() < now:
+                found.append(f"{name.replace('_', '/').replace('/InRelease', '')} (valid until {until.group(1)})")
+    return found
+
+
+def rehearse_update(run, now: float | None = None) -> tuple[int, str, list[str]]:
+    """Let apt itself fetch and judge every source's signed index, in a directory of its own.
+
+    Returns apt's status, what it said, and what is expired although apt took it.
+    """
     with tempfile.TemporaryDirectory(prefix="mcpstack-apt-") as directory:
         os.makedirs(os.path.join(directory, "lists/partial"))
         options = (
@@ -759,7 +776,8 @@ def rehearse_update(run) -> tuple[int, str]:
             "APT::Update::Post-Invoke::=true",
         )
         rc, out, err = run(["apt-get", "update", "-q", *[word for option in options for word in ("-o", option)]])
-    return rc, f"{out}\n{err}"
+        old = expired(os.path.join(directory, "lists"), now or time.time())
+    return rc, f"{out}\n{err}", old
 
 
 def check_index(report: Report, missing: list[str] | None, root: str = "/", run=_daemon_config.run_command) -> None:
@@ -778,12 +796,20 @@ def check_index(report: Report, missing: list[str] | None, root: str = "/", run=
             "add the distribution's package sources",
         )
         return
-    rc, said = rehearse_update(run)
+    rc, said, old = rehearse_update(run)
     if rc == 127:
         report.fail("PRE-28", "apt-get", "is not installed", f"use {SUPPORTED_TEXT}")
     elif rc != 0:
         what, fix = explain_apt(said)
         report.fail("PRE-28", "/etc/apt/sources.list.d", what, fix)
+    elif old:
+        report.fail(
+            "PRE-28",
+            "Acquire::Check-Valid-Until",
+            f"apt on this host is told to accept an expired package index: {'; '.join(old)}",
+            "remove the setting from /etc/apt/apt.conf.d, or point the source to a mirror that is kept up to date",
+            severity="medium",
+        )
     else:
         report.decided("PRE-28")
 
