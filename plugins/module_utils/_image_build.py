@@ -34,10 +34,10 @@ from ._image_archive import (
     version_key,
     write_atomically,
 )
-from ._image_deb import MERGED, Entry, Tree, dpkg_database, matcher, unpack
+from ._image_deb import MERGED, Entry, Package, Tree, dpkg_database, matcher, unpack
 from ._image_elf import missing_libraries
 from ._image_errors import ImageError
-from ._image_layer import canonical, layer_digest, with_parents, write_archive
+from ._image_layer import canonical, with_parents, write_archive
 
 #: Raised whenever the same input gives other bytes than before; part of every input digest.
 BUILDER = 2
@@ -204,30 +204,39 @@ def _accounts(users: list[dict]) -> Tree:
     }
 
 
-def assemble(name: str, spec: dict, lock: dict, sources: dict[str, bytes], cache_dir: str) -> tuple[Tree, int, list]:
-    """The whole tree of an image, its time stamp and its wheels."""
+def read_package(entry: dict, spec: dict, cache_dir: str) -> Package:
+    """Unpack one locked package from the cache, without what the specification leaves out."""
+    path = deb_path(cache_dir, entry["sha256"])
+    data = cached(path, entry["sha256"])
+    if data is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise ImageError(
+            f"{path}: {entry['name']} {entry['version']} was damaged in the cache and has been removed; run again."
+        )
+    unwanted = matcher(EXCLUDE + spec.get("exclude", []))
+    documentation = re.compile(r"usr/share/doc/[^/]+(/(?!copyright$).*|$)").match
+    only = spec.get("only", {}).get(entry["name"], ONLY.get(entry["name"]))
+    return unpack(
+        data,
+        posixpath.basename(entry["path"]),
+        lambda p: unwanted(p) or documentation(p),
+        matcher(only) if only else None,
+    )
+
+
+def assemble(job: Job, cache_dir: str, unpacked: dict) -> tuple[Tree, int, list]:
+    """The whole tree of an image, its time stamp and its wheels. unpacked remembers packages for the next image."""
+    name, spec, sources = job.name, job.spec, job.sources
     tree: Tree = {}
     packages = []
     epoch = 0
-    exclude_all = EXCLUDE + spec.get("exclude", [])
-    unwanted = matcher(exclude_all)
-    documentation = re.compile(r"usr/share/doc/[^/]+(/(?!copyright$).*|$)").match
-    for entry in lock["packages"]:
-        path = deb_path(cache_dir, entry["sha256"])
-        data = cached(path, entry["sha256"])
-        if data is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            raise ImageError(
-                f"{path}: {entry['name']} {entry['version']} was damaged in the cache and has been removed; run again."
-            )
-        only = spec.get("only", {}).get(entry["name"], ONLY.get(entry["name"]))
-        package = unpack(
-            data,
-            posixpath.basename(entry["path"]),
-            lambda p: unwanted(p) or documentation(p),
-            matcher(only) if only else None,
-        )
+    slices = canonical([spec.get("exclude", []), spec.get("only", {})])
+    for entry in job.lock["packages"]:
+        key = (entry["sha256"], slices)
+        if key not in unpacked:
+            unpacked[key] = read_package(entry, spec, cache_dir)
+        package = unpacked[key]
         packages.append(package)
         epoch = max(epoch, package.newest)
         for item, content in package.tree.items():
@@ -394,19 +403,21 @@ class Job:
         except (OSError, ValueError, KeyError):
             return None
 
+    def weight(self) -> int:
+        """About how much there is to unpack."""
+        return sum(entry["size"] for entry in self.lock["packages"])
+
     def expected(self) -> dict | None:
         """Reference and id that the lock promises, when it was written for exactly this input."""
         image = self.lock.get("image") or {}
         return image if image.get("input") == self.digest else None
 
-    def build(self, cache_dir: str) -> dict:
+    def build(self, cache_dir: str, unpacked: dict) -> dict:
         """Build and record the image."""
-        tree, epoch, wheels = assemble(self.name, self.spec, self.lock, self.sources, cache_dir)
+        tree, epoch, wheels = assemble(self, cache_dir, unpacked)
         layers = [(tree, epoch)]
         if self.parent:
-            base, base_epoch, _wheels = assemble(
-                self.parent.name, self.parent.spec, self.parent.lock, self.parent.sources, cache_dir
-            )
+            base, base_epoch, _wheels = assemble(self.parent, cache_dir, unpacked)
             gone = sorted(set(base) - set(tree))
             if gone:
                 raise ImageError(f"{self.name}.yml: /{gone[0]} of {self.parent.name} would be gone; only add to it.")
@@ -561,37 +572,39 @@ class Builder:
         return ordered
 
     def _run(self, jobs: list[Job]):
+        families: dict[str, list[Job]] = {}  # images that share packages share the work of unpacking them
+        for job in jobs:
+            families.setdefault(job.parent.name if job.parent else job.name, []).append(job)
         # the heaviest first, so that no core is left with a long tail
-        jobs = sorted(jobs, key=lambda job: (not job.spec.get("python"), -sum(e["size"] for e in job.lock["packages"])))
-        if len(jobs) == 1:
-            yield self._timed(jobs[0], *_build_one(jobs[0], self.cache_dir))
+        ordered = sorted(families.values(), key=lambda f: (not f[0].spec.get("python"), -sum(map(Job.weight, f))))
+        if len(ordered) == 1:
+            yield from self._timed(_build_family(ordered[0], self.cache_dir))
             return
-        workers = min(len(jobs), len(os.sched_getaffinity(0)))
+        workers = min(len(ordered), len(os.sched_getaffinity(0)))
         context = multiprocessing.get_context("fork")
         with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            futures = {pool.submit(_build_one, job, self.cache_dir): job for job in jobs}
+            futures = [pool.submit(_build_family, family, self.cache_dir) for family in ordered]
             try:
                 for future in concurrent.futures.as_completed(futures):
-                    yield self._timed(futures[future], *future.result())
+                    yield from self._timed(future.result())
             except ImageError:
                 for future in futures:
                     future.cancel()
                 raise
 
-    def _timed(self, job: Job, image: dict, seconds: float) -> dict:
-        self.report(f"{job.name}: built {image['ref']}, {image['size'] / 1e6:.1f} MB, {seconds:.1f} s")
-        return image
+    def _timed(self, built: list[tuple[dict, float]]) -> list[dict]:
+        for image, seconds in built:
+            self.report(f"{image['name']}: built {image['ref']}, {image['size'] / 1e6:.1f} MB, {seconds:.1f} s")
+        return [image for image, _seconds in built]
 
 
-def _build_one(job: Job, cache_dir: str) -> tuple[dict, float]:
-    started = time.monotonic()
-    image = job.build(cache_dir)
-    return image, time.monotonic() - started
-
-
-def layer_ids(tree: Tree, epoch: int) -> str:
-    """The digest of a tree written as one layer (for tests and comparisons)."""
-    return layer_digest(tree, epoch)
+def _build_family(jobs: list[Job], cache_dir: str) -> list[tuple[dict, float]]:
+    unpacked: dict = {}
+    built = []
+    for job in sorted(jobs, key=lambda job: job.parent is not None):
+        started = time.monotonic()
+        built.append((job.build(cache_dir, unpacked), time.monotonic() - started))
+    return built
 
 
 def promised_lock(lock: dict, job: Job, image: dict) -> dict:

@@ -73,16 +73,6 @@ def write_layer(out, tree: Tree, epoch: int) -> tuple[str, int]:
     return "sha256:" + hashing.sha256.hexdigest(), hashing.size
 
 
-def layer_digest(tree: Tree, epoch: int) -> str:
-    """The diff id alone."""
-
-    class _Nowhere:
-        def write(self, data):
-            return len(data)
-
-    return write_layer(_Nowhere(), tree, epoch)[0]
-
-
 def canonical(value) -> bytes:
     """JSON with one spelling."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
