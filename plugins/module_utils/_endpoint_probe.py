@@ -117,7 +117,7 @@ class _Wire:
         self.sock.sendall(data)
 
     def close(self):
-        self.sock.close()
+        """Left to whoever opened the socket: http.client closes before the body is read when the server says close."""
 
 
 class Answer:

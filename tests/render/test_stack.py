@@ -23,10 +23,17 @@ SERVICES = {
 }
 # What an operator may well set otherwise than the default.
 ALTERNATIVE = {
-    "postgres": {"mcpstack_postgres_memory": "2g", "mcpstack_postgres_cpus": "2", "mcpstack_postgres_max_connections": 200},
+    "postgres": {
+        "mcpstack_postgres_memory": "2g",
+        "mcpstack_postgres_cpus": "2",
+        "mcpstack_postgres_max_connections": 200,
+    },
     "valkey": {"mcpstack_valkey_memory": "1g", "mcpstack_valkey_persistence": False},
     "model_runner": {"mcpstack_model_runner_memory": "8g", "mcpstack_model_runner_cpus": "4"},
-    "gateway": {"mcpstack_gateway_environment": "production", "mcpstack_gateway_cors_origins": ["https://a.example.org"]},
+    "gateway": {
+        "mcpstack_gateway_environment": "production",
+        "mcpstack_gateway_cors_origins": ["https://a.example.org"],
+    },
     "edge": {"mcpstack_edge_bind": ["127.0.0.1"], "mcpstack_edge_https_port": 8443, "mcpstack_edge_http_port": 0},
 }
 UIDS = {"edge": 64101, "gateway": 64102, "model-runner": 64103, "postgres": 64104, "valkey": 64105}
@@ -50,18 +57,20 @@ def render_template(role, name, variables):
     )
 
 
-def render(role, spec, certificate=""):
+def render(role, spec):
     """The fragment of a normalised spec."""
-    variables = {"__stack_spec": spec, "config_tree_digest": "d" * 64, "_stack_certificate": certificate}
+    variables = {"__stack_spec": spec, "config_tree_digest": "d" * 64, "_stack_certificates": {"edge": "f" * 64}}
     return yaml.safe_load(render_template(role, "service.compose.yml.j2", variables))
 
 
-@pytest.fixture(params=[(name, kind) for name in SERVICES for kind in ("default", "alternative")], ids=lambda p: "-".join(p))
+@pytest.fixture(
+    params=[(name, kind) for name in SERVICES for kind in ("default", "alternative")], ids=lambda p: "-".join(p)
+)
 def fragment(request, role):
     name, kind = request.param
     options = {**SERVICES[name], **(ALTERNATIVE[name] if kind == "alternative" else {})}
     spec = service_spec(role(name, **options).value(f"_mcpstack_{name}_service"))
-    rendered = render(role, spec, "f" * 64)
+    rendered = render(role, spec)
     ((service, body),) = rendered["services"].items()
     return service, body, rendered
 
@@ -75,7 +84,17 @@ def test_identity_and_privileges(fragment):
     assert body["security_opt"] == ["no-new-privileges:true"]
     assert body["privileged"] is False
     assert body["ipc"] == "private"
-    for shared in ("network_mode", "pid", "uts", "cgroup", "userns_mode", "devices", "container_name", "build", "env_file"):
+    for shared in (
+        "network_mode",
+        "pid",
+        "uts",
+        "cgroup",
+        "userns_mode",
+        "devices",
+        "container_name",
+        "build",
+        "env_file",
+    ):
         assert shared not in body
 
 
@@ -138,7 +157,11 @@ def test_no_secret_in_environment_labels_or_arguments(fragment):
         assert not re.search(r"(PASSWORD|SECRET|TOKEN|KEY|PEPPER)$", name), name
         assert "@" not in value or "://" not in value, "no credentials in addresses"
     assert body["labels"]["mcpstack.config-digest"] == "d" * 64
-    assert body["labels"]["mcpstack.certificate"] == "f" * 64
+
+
+def test_a_new_certificate_recreates_the_service(fragment):
+    service, body, _rendered = fragment
+    assert body["labels"].get("mcpstack.certificate") == ("f" * 64 if service == "edge" else None)
 
 
 def test_the_image_is_pinned_by_content(fragment):
