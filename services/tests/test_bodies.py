@@ -31,12 +31,16 @@ BODIES = st.binary(max_size=200) | JSON.map(json.dumps).map(str.encode) | NEARLY
 
 @pytest.mark.parametrize("model", [ChatCompletionRequest, EmbeddingsRequest])
 @given(raw=BODIES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_parsing_raises_client_errors_only(model: type[BaseModel], raw: bytes) -> None:
     try:
         sent = encode(parse(raw, model))
     except ApiError as error:
-        assert error.status == 400
+        refused = error.status
+    else:
+        refused = None
+    if refused is not None:
+        assert refused == 400
         return
 
     def refuse(word: str) -> Any:
@@ -46,7 +50,7 @@ def test_parsing_raises_client_errors_only(model: type[BaseModel], raw: bytes) -
 
 
 @given(raw=BODIES)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_is_answered_with_a_500(gateway: Gateway, key: str, raw: bytes) -> None:
     for path in ("/v1/chat/completions", "/v1/embeddings"):
         answer = gateway.post(path, raw, key)

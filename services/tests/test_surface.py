@@ -171,6 +171,8 @@ BAD_BODIES = [
     ({**CHAT, "max_tokens": -5}, "invalid_request", "max_tokens"),
     ({**CHAT, "max_tokens": 1.5}, "invalid_request", "max_tokens"),
     ({**CHAT, "max_tokens": True}, "invalid_request", "max_tokens"),
+    ({**CHAT, "messages": [{"role": "user", "content": 1}]}, "invalid_request", "messages.0.content"),
+    ({**CHAT, "messages": [{"role": "user", "content": [{}]}]}, "invalid_request", "messages.0.content"),
     ({**CHAT, "tools": [{"type": "function"}]}, "invalid_request", "tools.0.function"),
 ]
 
@@ -181,6 +183,17 @@ def test_bad_bodies(gateway: Gateway, key: str, body: object, code: str, param: 
     assert (answer.status, answer.code) == (400, code)
     assert answer.json["error"]["param"] == param
     assert answer.json["error"]["suggestions"]
+
+
+@pytest.mark.parametrize("given", ["", [], [""], [1.5], [-1], [[]], [1, "a"], {}, None, 1])
+def test_bad_embedding_inputs(gateway: Gateway, key: str, given: object) -> None:
+    answer = gateway.post("/v1/embeddings", {"model": "tiny", "input": given}, key)
+    assert (answer.status, answer.json["error"]["param"]) == (400, "input")
+    assert answer.json["error"]["message"].startswith("input: Input should be a text, a list of texts")
+
+
+def test_whole_numbers_may_be_written_with_a_point(gateway: Gateway, key: str) -> None:
+    assert gateway.post("/v1/chat/completions", {**CHAT, "max_tokens": 3.0, "seed": -1.0}, key).status == 200
 
 
 @pytest.mark.parametrize(

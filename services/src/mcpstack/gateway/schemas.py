@@ -16,9 +16,9 @@ def _integral(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Integer = Annotated[int, BeforeValidator(_integral, json_schema_input_type=int)]
+_WHOLE = BeforeValidator(_integral)  # the last one in an annotation is asked first
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-Count = Annotated[Integer, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1), _WHOLE]
 
 
 class _Request(BaseModel):
@@ -69,14 +69,14 @@ class ChatCompletionRequest(_Request):
     max_completion_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[Integer, Field(ge=1, le=128)] | None = None
+    n: Annotated[int, Field(ge=1, le=128), _WHOLE] | None = None
     stop: str | list[str] | None = None
-    seed: Annotated[Integer, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _WHOLE] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | list[JsonValue] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Integer, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), _WHOLE] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, JsonValue] | None = None
@@ -85,7 +85,7 @@ class ChatCompletionRequest(_Request):
 
 
 Text = Annotated[str, Field(min_length=1)]
-Token = Annotated[Integer, Field(ge=0, le=2**31 - 1)]
+Token = Annotated[int, Field(ge=0, le=2**31 - 1), _WHOLE]
 Tokens = Annotated[list[Token], Field(min_length=1)]
 
 
