@@ -199,8 +199,8 @@ class Edge:
 class Gateway:
     """A container with the name gateway on the network, with the behaviours of upstream.py inside its namespace."""
 
-    def __init__(self, lab, port=8000, alias="gateway"):
-        self.lab, self.port, self.alias, self.process = lab, port, alias, None
+    def __init__(self, lab, port=8000, alias="gateway", manner="any"):
+        self.lab, self.port, self.alias, self.manner, self.process = lab, port, alias, manner, None
         self.container = f"{lab.prefix}-gateway-{next(_counter)}"
 
     def start(self, listening=True):
@@ -223,7 +223,7 @@ class Gateway:
     def listen(self):
         pid = sh("docker", "inspect", "-f", "{{.State.Pid}}", self.container).strip()
         self.process = subprocess.Popen(
-            ["nsenter", "-t", pid, "-n", sys.executable, str(HERE / "upstream.py"), str(self.port)],
+            ["nsenter", "-t", pid, "-n", sys.executable, str(HERE / "upstream.py"), str(self.port), self.manner],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import socket
@@ -12,6 +13,8 @@ import subprocess
 import time
 
 import pytest
+
+from ansible_collections.mcpstack.platform.plugins.module_utils import _endpoint_probe
 
 pytestmark = pytest.mark.engine
 
@@ -476,6 +479,58 @@ class TestServiceComesAndGoes:
         finally:
             sh("docker", "network", "rm", lab.network, check=False)
             lab.network = network
+
+
+class TestUserJourney:
+    @pytest.fixture
+    def journey(self, lab, make_edge, make_gateway):
+        """journey(**options) -> what the probe says of an edge with these options and a service named openai behind it."""
+        service = make_gateway(alias="openai", manner="openai").start()
+        routes = [
+            {"path": "/v1/chat/completions", "methods": ["POST"], "streaming": True, "service": "openai"},
+            {"path": "/v1/embeddings", "methods": ["POST"], "service": "openai"},
+            {"path": "/v1/models", "match": "prefix", "service": "openai"},
+        ]
+        plenty = {"rate": 100, "burst": 100, "connections": 50}
+
+        def run(change=lambda routes: None, **options):
+            mine = copy.deepcopy(routes)
+            change(mine)
+            edge = make_edge(**{"mcpstack_edge_routes": mine, "mcpstack_edge_per_client": plenty, **options})
+            wait_until_up = time.monotonic() + 5
+            while edge.request("/v1/models").status == 503 and time.monotonic() < wait_until_up:
+                pass
+            probe = _endpoint_probe.Probe(
+                "https://edge.test/v1",
+                "test-key",
+                f"{edge.address}:8443",
+                None,
+                str(lab.dir / "ca.crt"),
+                expect={"http_port": 8080},
+            )
+            return probe.run()
+
+        yield run
+        service.remove()
+
+    def test_probe_passes(self, journey):
+        outcome = journey()
+        assert _endpoint_probe.failures(outcome["steps"]) == []
+        assert [step["step"] for step in outcome["steps"]] == list(_endpoint_probe.STEPS)
+        assert outcome["figures"]["text"] == "w0 w1 w2 w3 w4 w5 w6 w7 "
+
+    def test_probe_sees_a_buffering_edge(self, journey):
+        def buffer(routes):
+            routes[0]["streaming"] = False
+
+        outcome = journey(buffer)
+        (failed,) = [step for step in outcome["steps"] if step["result"] != "pass"]
+        assert (failed["step"], failed["result"]) == ("chat_stream", "fail")
+        assert "arrive all at once" in failed["what"]
+
+    def test_probe_sees_missing_hsts(self, journey):
+        outcome = journey(mcpstack_edge_hsts={"max_age": 0})
+        assert [step["step"] for step in outcome["steps"] if step["result"] != "pass"] == ["security_headers"]
 
 
 class TestContainer:

@@ -21,6 +21,7 @@ GONE = threading.Event()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server_version = "secret-upstream/9.9"
 
     def log_message(self, *args):
@@ -101,12 +102,46 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_OPTIONS = do_DELETE = do_PUT = do_PATCH = serve
 
 
+class OpenAI(Handler):
+    """As much of the API as a probe asks for."""
+
+    def fail(self, status, code):
+        self.answer(status, {"error": {"message": code, "type": "x", "param": None, "code": code}})
+
+    def serve(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Authorization") != "Bearer test-key":
+            return self.fail(401, "invalid_api_key")
+        if self.path == "/v1/models":
+            return self.answer(200, {"data": [{"id": "demo"}]}, [("Server", "leak/1.0"), ("X-Powered-By", "leak/1.0")])
+        try:
+            asked = json.loads(body)
+        except ValueError:
+            return self.fail(400, "invalid_json")
+        if asked["model"] != "demo":
+            return self.fail(404, "model_not_found")
+        if self.path == "/v1/embeddings":
+            return self.answer(200, {"data": [{"embedding": [0.5, 0.25]}]})
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for word in range(8):
+            threading.Event().wait(0.01)  # a token takes time
+            self.chunk(f'data: {{"choices":[{{"delta":{{"content":"w{word} "}}}}]}}\n\n')
+        self.chunk('data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
+        self.wfile.write(b"0\r\n\r\n")
+        return None
+
+    do_GET = do_POST = serve
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
 
 if __name__ == "__main__":
-    server = Server(("0.0.0.0", int(sys.argv[1])), Handler)  # noqa: S104 - only inside the container's network
+    server = Server(("0.0.0.0", int(sys.argv[1])), OpenAI if "openai" in sys.argv else Handler)  # noqa: S104 - only inside the container's network
     print("listening", os.getpid(), flush=True)
     server.serve_forever()

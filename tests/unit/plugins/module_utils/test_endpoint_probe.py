@@ -104,6 +104,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def headers_of(self, status, extra=()):
         site = self.server.site
+        self.send_header("Connection", "close")
         for name, value in HEADERS.items():
             if name != "Server" and (status, name) != site.get("without"):
                 self.send_header(name, site.get(name, value))
