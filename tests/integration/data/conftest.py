@@ -46,9 +46,9 @@ def image_of(key: str) -> str:
     found = os.environ.get(f"MCPSTACK_TEST_{key.upper().replace('-', '_')}_IMAGE")
     if not found:
         listed = run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", f"mcpstack/{key}").stdout.split()
-        if not listed:
+        if len(listed) != 1:
             pytest.fail(
-                f"There is no image mcpstack/{key} on this engine: build it first, or name one in MCPSTACK_TEST_*_IMAGE."
+                f"This engine has {len(listed)} images mcpstack/{key}, not one: build it, or name the one to test in MCPSTACK_TEST_*_IMAGE."
             )
         found = listed[0]
     return found

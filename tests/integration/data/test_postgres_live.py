@@ -212,6 +212,28 @@ def test_absent_drops_only_what_was_asked(ready):
     assert ready.sql("select count(*) from pg_database where datname='gateway'") == "1"
 
 
+def test_a_run_that_ends_after_any_statement_converges(ready):
+    engine, options = ready.lab.engine, {"project": ready.lab.project, "ca_file": ready.ca}
+    secret = ready.lab.secret("operator", "cut-db", f"cut_a:{PASSWORD}", 0)
+    item = {"name": "cut", "owner": "cut_owner", "logins": ["cut_a", "cut_b"], "extensions": ["citext"]}
+    item["secret_file"] = str(secret)
+    wanted, absent = core.parse_databases([item]), core.parse_databases([{**item, "state": "absent"}])
+    server = core.Server(engine, engine.find_service_container(ready.lab.project, "postgres"))
+    length = len(core.plan(wanted, core.parse(server.run(core.inspection(wanted))), core.read_secrets(wanted)))
+    assert length > 10
+    for done in range(1, length):
+        actions = core.plan(wanted, core.parse(server.run(core.inspection(wanted))), core.read_secrets(wanted))
+        server.run(core.script(actions[:done]))
+        rest = core.plan(wanted, core.parse(server.run(core.inspection(wanted))), core.read_secrets(wanted))
+        assert [str(action) for action in rest] == [str(action) for action in actions[done:]]
+        core.reconcile(engine, absent, project=ready.lab.project)
+    server.run(core.script(actions[: length // 2]))
+    assert core.reconcile(engine, wanted, **{**options, "connect": lambda *_args, **_options: ["cut_a", "cut_owner"]})[
+        "changed"
+    ]
+    assert core.reconcile(engine, absent, project=ready.lab.project)["changed"]
+
+
 def test_validator_refuses_what_the_server_would_refuse(ready):
     lab = ready.lab
     bad = lab.role("postgres", **{k: v for k, v in ready.role.variables.items() if k.startswith("mcpstack_")}

@@ -115,6 +115,32 @@ def test_certificate_carries_the_name_of_the_service(valkey):
             strict.wrap_socket(plain, server_hostname=name)
 
 
+def test_client_certificates_can_be_demanded(valkey):
+    lab, uid = valkey.lab, valkey.spec["uid"]
+    role = lab.role("valkey", mcpstack_valkey_image=valkey.spec["image"], mcpstack_valkey_client_certificates=True)
+    spec = {
+        **role.value("_mcpstack_valkey_service"),
+        "name": "strict",
+        "volumes": [{"name": "strict-data", "target": "/data"}],
+    }
+    lab.secret("strict", "valkey-acl", (lab.dir / "secrets/valkey/valkey-acl/current").read_text(), uid)
+    leaf = lab.leaf("strict", uid) / "current"
+    address = (lab.address(lab.start(role, spec)), 6379)
+    answers = []
+    for certificate in (True, False):
+        context = ssl.create_default_context(cafile=str(lab.dir / "ca.crt"))
+        if certificate:
+            context.load_cert_chain(leaf / "tls.crt", leaf / "tls.key")
+        with socket.create_connection(address, 5) as plain, context.wrap_socket(plain, server_hostname="strict") as tls:
+            try:
+                tls.sendall(b"AUTH health -\r\n")
+                answers.append(tls.recv(100))
+            except (ssl.SSLError, ConnectionResetError) as error:
+                answers.append(type(error).__name__)
+    assert answers[0] == b"+OK\r\n"
+    assert answers[1] in ("SSLError", "SSLEOFError", "ConnectionResetError", b"")
+
+
 def test_health_check_counts_errors_as_failure(valkey):
     argv = valkey.spec["health"]["command"]
     assert run("docker", "exec", valkey.container, *argv, check=False).returncode == 0
