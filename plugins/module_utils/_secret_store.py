@@ -92,7 +92,7 @@ def problem(where: str, what: str, fix: str) -> dict:
 
 def characters(alphabet: str, length: int) -> str:
     """Random characters from the operating system's source."""
-    return "".join(randomness.choice(alphabet) for _ in range(length))
+    return "".join(randomness.choice(alphabet) for _unused in range(length))
 
 
 def generate(definition: dict, version: int) -> bytes:
@@ -368,7 +368,10 @@ class Store:
             for entry in manifest["secrets"].values():
                 if str(entry["current"]) not in entry["versions"]:
                     raise KeyError("current")
-                _ = entry["kind"], [(c["service"], c["uid"]) for c in entry["consumers"]]
+                if not isinstance(entry["kind"], str) or not all(
+                    {"service", "uid"} <= set(c) for c in entry["consumers"]
+                ):
+                    raise KeyError("kind")
             return manifest
         except FileNotFoundError:
             return {"format": FORMAT, "fingerprint_key": None, "secrets": {}}

@@ -129,11 +129,16 @@ class Leaves:
 
     # -- the door -----------------------------------------------------------------------------------------------------
 
-    def apply(self, leaves: list[dict], trust_only: list[dict], renew_days: int = 10, dry: bool = False) -> None:
+    def apply(
+        self, leaves: list[dict], trust_only: list[dict], renew_days: int = 10, dry: bool = False, leaf_days: int = 30
+    ) -> None:
         """Put what is staged and good into place, repair what is there, note what must be issued in ``issue``."""
         self.check = dry
         leaves = [{**leaf, "names": leaf.get("names") or [leaf["service"], "localhost"]} for leaf in leaves]
         found = check_request(leaves, trust_only)
+        if not 0 < renew_days < leaf_days:
+            what = f"certificates live {leaf_days} days and are issued again with {renew_days} days left"
+            found.append(problem("renew_days", what, "choose a number between 0 and the lifetime"))
         if found:
             raise TlsError(found)
         self._load_authority()
@@ -256,6 +261,8 @@ class Leaves:
         return {"do": "issue", "item": item}
 
     def _plan_files(self, leaf: dict, chain: str, key: str, found: list[dict]) -> dict:
+        if self.check and leaf["key"].startswith(self.given + "/") and not os.path.exists(leaf["key"]):
+            return {"do": "wait"}  # a dry run brings no files to the host
         wrong = []
         loaded = {}
         for label, path, load in (("chain", leaf["chain"], check.load_chain), ("key", leaf["key"], check.load_key)):
@@ -349,11 +356,14 @@ class Leaves:
 
     def _leaf(self, leaf: dict, plan: dict) -> None:
         service, uid = leaf["service"], leaf["uid"]
-        if plan["do"] == "issue":
-            self.actions.append(f"{service}: issue, because {plan['item']['reason']}")
-            self.issue.append(plan["item"])
+        if plan["do"] in ("issue", "wait"):
             current = self._pair(*(os.path.join(self.leaves, service, "current", f) for f in ("tls.crt", "tls.key")))
             self.fingerprints[service] = check.fingerprint(current.leaf) if current else "pending"
+            if plan["do"] == "wait":
+                self.actions.append(f"{service}: the certificate that is brought from the controller")
+                return
+            self.actions.append(f"{service}: issue, because {plan['item']['reason']}")
+            self.issue.append(plan["item"])
             if not self.check:
                 folder = os.path.join(self.staging, service)
                 os.makedirs(folder, 0o700, exist_ok=True)

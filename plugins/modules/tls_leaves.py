@@ -96,6 +96,10 @@ options:
     description: Internal certificates with this many days left or fewer are issued again.
     type: int
     default: 10
+  leaf_days:
+    description: Lifetime of a new internal certificate. O(renew_days) must be less.
+    type: int
+    default: 30
   complete:
     description: Fail if something must still be issued.
     type: bool
@@ -229,6 +233,7 @@ def main() -> None:
             },
             "trust_only": {"type": "list", "elements": "dict", "default": [], "options": dict(entry)},
             "renew_days": {"type": "int", "default": 10},
+            "leaf_days": {"type": "int", "default": 30},
             "complete": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -239,7 +244,9 @@ def main() -> None:
         if params["state"] == "absent":
             store.remove(module.check_mode)
         elif check.available():
-            store.apply(params["leaves"], params["trust_only"], params["renew_days"], module.check_mode)
+            store.apply(
+                params["leaves"], params["trust_only"], params["renew_days"], module.check_mode, params["leaf_days"]
+            )
         elif params["complete"]:
             module.fail_json(msg="The Python library cryptography is not on this host; install python3-cryptography.")
         else:

@@ -362,6 +362,16 @@ def test_missing_files_are_both_named(host, given):
     )
 
 
+def test_dry_run_waits_for_files_that_the_run_would_bring(host):
+    brought = {"source": "files", "chain": f"{host.pki}/edge-files/chain.pem", "key": f"{host.pki}/edge-files/tls.key"}
+    leaves = [*LEAVES[:2], {**LEAVES[2], **brought}]
+    store = host.look(leaves, dry=True)
+    assert "edge: the certificate that is brought from the controller" in store.actions
+    assert store.fingerprints["edge"] == "pending"
+    with pytest.raises(core.TlsError):
+        host.look(leaves)
+
+
 def test_files_brought_from_the_controller_go_when_they_are_not_used(host):
     host.run(LEAVES)
     (host.pki / "edge-files").mkdir()

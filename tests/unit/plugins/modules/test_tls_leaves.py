@@ -55,6 +55,15 @@ def test_wrong_request(call):
     )
 
 
+@pytest.mark.parametrize("days", [0, 30, 31])
+def test_renewal_must_come_within_the_lifetime(call, days):
+    assert call({**LEAVES, "renew_days": days})["msg"] == (
+        "The certificates in use were left as they are.\n"
+        f"renew_days: certificates live 30 days and are issued again with {days} days left; "
+        "choose a number between 0 and the lifetime."
+    )
+
+
 def test_host_without_the_library(call, monkeypatch):
     monkeypatch.setattr(check, "HAVE_CRYPTOGRAPHY", False)
     result = call(LEAVES)
