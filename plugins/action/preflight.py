@@ -183,13 +183,18 @@ class ActionModule(ActionBase):
                     values[option] = value
                     validate_option(report, option, spec, value, place)
             services += self._service(report, templar, role, internal, late)
+        templar = self._templar.copy_with_new_env(available_variables=scope)
+        for name in sorted(core.COLLECTION_VARIABLES & set(task_vars)):
+            state, value = self._evaluate(templar, task_vars[name], late)
+            if state == "done":
+                values[name] = value
         core.check_placeholders(report, values, params["environment"])
         core.check_rules(report, values, params["environment"])
-        context = core.Context(values, services, params["environment"], tuple(params["public_ports"]))
+        public = params["public_ports"] or values.get("mcpstack_public_ports") or [80, 443]
+        context = core.Context(values, services, params["environment"], tuple(int(port) for port in public))
         core.check_cross_rules(report, context)
         host = {"services": services}
         if "docker" in roles:
-            templar = self._templar.copy_with_new_env(available_variables=scope)
             wanted = {
                 "common": "_mcpstack_docker_common",
                 "engine": "_mcpstack_docker_engine[mcpstack_docker_source]",
@@ -219,7 +224,7 @@ class ActionModule(ActionBase):
         if name not in internal:
             return []
         spec = {"name": role.replace("_", "-")}
-        for key, text in (("memory", f"{name}.limits.memory"), ("publish", f"{name}.publish | default([])")):
+        for key, text in (("memory", f"{name}.limits.memory"), ("publish", f"{name}.publish if 'publish' in {name} else []")):
             state, value = self._expression(templar, trust_as_template(text), late)
             if state == "done":
                 spec[key] = value
@@ -234,7 +239,7 @@ class ActionModule(ActionBase):
         task_vars = task_vars or {}
         result = super().run(tmp, task_vars)
         module_args = dict(self._task.args)
-        defaults = {"environment": "development", "public_ports": [80, 443]}
+        defaults = {"environment": "development", "public_ports": []}
         params = {key: module_args.get(key, default) for key, default in defaults.items()}
         for key in ("roles", "known_variables", "late_variables"):
             given = module_args.get(key) or []

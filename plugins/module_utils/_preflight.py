@@ -93,7 +93,14 @@ BY_ID = {check.id: check for check in CHECKS}
 
 #: Variables of the collection that belong to no role.
 COLLECTION_VARIABLES = frozenset(
-    ("mcpstack_environment", "mcpstack_build_host", "mcpstack_public_ports", "mcpstack_images_refs")
+    (
+        "mcpstack_build_host",
+        "mcpstack_environment",
+        "mcpstack_images_refs",
+        "mcpstack_internal_ca_intended",
+        "mcpstack_public_ports",
+        "mcpstack_server_names",
+    )
 )
 
 
@@ -203,8 +210,9 @@ def check_unknown(report: Report, given, known, origins: dict[str, str] | None =
     known = set(known) | COLLECTION_VARIABLES
     report.decided("PRE-02")
     for name in sorted(set(given) - known):
-        guess = nearest(name, known)
-        fix = f"write {guess}" if guess else "remove it"
+        prefix = "mcpstack_"  # it alone makes no name similar
+        guess = nearest(name.removeprefix(prefix), {item.removeprefix(prefix) for item in known})
+        fix = f"write {prefix}{guess}" if guess else "remove it"
         where = f"{name} ({origins[name]})" if origins and name in origins else name
         report.fail("PRE-02", where, "is not an option of any role", fix, subject=name)
 
@@ -373,13 +381,13 @@ def declared_ports(context: Context):
 
 def declared_certificate(context: Context):
     for name, value in context.values.items():
-        if fnmatch.fnmatch(name, "mcpstack_*_edge_source") or fnmatch.fnmatch(name, "mcpstack_edge_*_source"):
-            accepted = context.values.get("mcpstack_pki_internal_ca_is_intended") is True
+        if fnmatch.fnmatch(name, "mcpstack_*_edge_source"):
+            accepted = context.values.get("mcpstack_internal_ca_intended") is True
             if value in ("internal", "self-signed", "selfsigned") and not accepted:
                 yield (
                     name,
                     f"is {value!r} in production: no browser and no client trusts that certificate",
-                    "use 'acme' or 'files', or declare it with mcpstack_pki_internal_ca_is_intended: true",
+                    "use 'acme' or 'files', or declare it with mcpstack_internal_ca_intended: true",
                 )
 
 
@@ -914,13 +922,16 @@ def check_kernel(report: Report, info: dict | None, root: str = "/") -> None:
         report.decided("PRE-32")
         return
     features = {
-        "overlay": ("overlay", "overlayfs"),
-        "bridge": ("bridge",),
-        "iptables or nftables": ("nf_tables", "ip_tables", "iptable_nat"),
+        "overlay": (("overlay", "overlayfs"), ()),
+        "bridge": (("bridge",), ("proc/sys/net/bridge",)),
+        "iptables or nftables": (
+            ("nf_tables", "ip_tables", "iptable_nat"),
+            ("proc/net/ip_tables_names", "proc/sys/net/netfilter/nf_conntrack_max"),
+        ),
     }
     report.decided("PRE-32")
-    for name, modules in features.items():
-        has = kernel_has(modules, root)
+    for name, (modules, traces) in features.items():
+        has = any(os.path.exists(os.path.join(root, trace)) for trace in traces) or kernel_has(modules, root)
         if has is None:
             report.unknown("PRE-32", name, "the kernel's modules are not listed on this host", "see what dockerd says")
         elif not has:

@@ -50,10 +50,12 @@ options:
     elements: str
     default: []
   public_ports:
-    description: Ports that may be published to the outside in production.
+    description:
+      - Ports that may be published to the outside in production.
+      - Without them, the variable C(mcpstack_public_ports) counts, and without that 80 and 443.
     type: list
     elements: int
-    default: [80, 443]
+    default: []
   ports:
     description: Further ports that must be free or ours, besides those of the service specs.
     type: list
@@ -202,7 +204,7 @@ def main():
             "roles": {"type": "list", "elements": "str", "default": []},
             "known_variables": {"type": "list", "elements": "str", "default": []},
             "late_variables": {"type": "list", "elements": "str", "default": []},
-            "public_ports": {"type": "list", "elements": "int", "default": [80, 443]},
+            "public_ports": {"type": "list", "elements": "int", "default": []},
             "ports": {
                 "type": "list",
                 "elements": "dict",

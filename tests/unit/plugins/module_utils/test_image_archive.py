@@ -434,6 +434,17 @@ def test_a_package_that_is_gone_everywhere_says_what_helps(archive, locked, fetc
     )
 
 
+def test_a_mirror_that_is_down_is_told_apart_from_a_package_that_is_gone(locked, fetcher, tmp_path, monkeypatch):
+    monkeypatch.setattr(core.time, "sleep", lambda seconds: None)
+    entry, _path = locked
+    with pytest.raises(ImageError) as caught:
+        core.fetch_package(entry, {"main": ["http://127.0.0.1:9/debian"]}, fetcher, str(tmp_path / "cache"), None)
+    assert str(caught.value) == (
+        f"a 1.0 is not in the cache and cannot be fetched (http://127.0.0.1:9/debian/{entry['path']}: Connection refused); "
+        f"{FIX}."
+    )
+
+
 def test_a_superseded_package_comes_from_the_snapshot_service(archive, locked, fetcher, tmp_path):
     entry, path = locked
     place = tmp_path / "snapshot" / "debian" / "20260102T000000Z" / entry["path"]
@@ -453,7 +464,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ImageError) as caught:
         core.write_atomically(str(tmp_path / "d" / "f"), b"x")
     assert str(caught.value) == (
-        f"{tmp_path}/d/f: cannot be written (No space left on device); free some space or choose another cache."
+        f"{tmp_path}/d/f: cannot be written (No space left on device); free some space, or set "
+        "mcpstack_images_cache_dir to a directory that can be written."
     )
     assert list((tmp_path / "d").iterdir()) == []
 

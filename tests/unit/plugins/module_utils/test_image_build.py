@@ -530,6 +530,22 @@ def test_only_a_few_archives_are_kept(world):
     assert Path(last["archive"]).exists()
 
 
+def test_leftovers_of_killed_builds_are_removed_and_running_ones_left_alone(world):
+    world.lock()
+    images = world.path / "cache" / "images"
+    images.mkdir(parents=True)
+    for name, age in ((".part-old", 7200), (".part-new", 0), ("other", 7200)):
+        (images / name).write_text("x")
+        moment = images.stat().st_mtime - age
+        os.utime(images / name, (moment, moment))
+    (world.path / "cache" / ".compile-old" / "usr").mkdir(parents=True)
+    os.utime(world.path / "cache" / ".compile-old", (1, 1))
+    world.build()
+    assert {path.name for path in images.iterdir()} >= {".part-new", "other"}
+    assert not (images / ".part-old").exists()
+    assert not (world.path / "cache" / ".compile-old").exists()
+
+
 def test_an_old_python_is_refused(monkeypatch):
     monkeypatch.setattr(core.sys, "version_info", (3, 9, 2))
     monkeypatch.setattr(core.sys, "version", "3.9.2 (x)")
