@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--mirror")
     parser.add_argument("--security-mirror")
     parser.add_argument("--snapshot", help="base URL of a snapshot service, asked for what no mirror has any more")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     started = time.monotonic()
 
     def report(line: str) -> None:

@@ -202,8 +202,9 @@ class Fetcher:
                 if exc.code < 500:
                     break
             except (urllib.error.URLError, http.client.HTTPException, OSError) as exc:
-                reason = str(getattr(exc, "reason", exc))
-                if isinstance(getattr(exc, "reason", None), FileNotFoundError):
+                cause = getattr(exc, "reason", exc)
+                reason = getattr(cause, "strerror", None) or str(cause)
+                if reason in GONE:
                     break
         raise ImageError(f"{public(url)}: {reason}")
 
@@ -213,9 +214,10 @@ class Fetcher:
 
 def write_atomically(path: str, data: bytes) -> None:
     """Write so that a reader sees the whole file or none of it."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".part-")
+    temporary = None
     try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".part-")
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -223,12 +225,18 @@ def write_atomically(path: str, data: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as exc:
-        raise ImageError(
-            f"{path}: cannot be written ({exc.strerror}); free some space or choose another cache."
-        ) from exc
+        raise not_written(path, exc) from exc
     finally:
-        if os.path.exists(temporary):
+        if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def not_written(path: str, exc: OSError) -> ImageError:
+    """What to say when the cache cannot be written."""
+    return ImageError(
+        f"{path}: cannot be written ({exc.strerror}); free some space, or set mcpstack_images_cache_dir to a directory "
+        "that can be written."
+    )
 
 
 def cached(path: str, sha256: str) -> bytes | None:
@@ -448,6 +456,10 @@ def deb_path(cache_dir: str, sha256: str) -> str:
     return os.path.join(cache_dir, "debs", sha256 + ".deb")
 
 
+#: How a mirror says that it does not have a file.
+GONE = ("HTTP 404", "HTTP 410", "No such file or directory")
+
+
 def fetch_package(entry: dict, bases: dict[str, list[str]], fetcher, cache_dir: str, snapshot: str | None) -> None:
     """Bring a locked package into the cache: from there, else from the pool, else from the snapshot service."""
     target = deb_path(cache_dir, entry["sha256"])
@@ -475,6 +487,10 @@ def fetch_package(entry: dict, bases: dict[str, list[str]], fetcher, cache_dir: 
         raise ImageError(
             f"No Debian mirror is known for the {entry['archive']} archive: this host's package sources name none; "
             f"{MIRROR_FIX}."
+        )
+    if not all(problem.endswith(GONE) for problem in problems):  # it may well be there: no mirror could be asked
+        raise ImageError(
+            f"{entry['name']} {entry['version']} is not in the cache and cannot be fetched ({'; '.join(problems)}); {MIRROR_FIX}."
         )
     raise ImageError(
         f"{entry['name']} {entry['version']} is neither in the cache nor to be had ({'; '.join(problems)}); update the "

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import posixpath
 import re
+import shutil
 import sys
 import time
 
@@ -29,6 +30,7 @@ from ._image_archive import (
     load_index,
     lock_entry,
     mirrors,
+    not_written,
     parse_date,
     resolve,
     version_key,
@@ -557,6 +559,7 @@ class Builder:
         for name in results:
             self.report(f"{name}: {results[name]['ref']} is up to date")
         if jobs:
+            self._sweep()
             self.fetch(jobs)
             for image in self._run(jobs):
                 results[image["name"]] = image
@@ -570,6 +573,23 @@ class Builder:
                     f"{promised['id'][:19]}; the image is sound, but not the one that was tested: please report this."
                 )
         return ordered
+
+    def _sweep(self) -> None:
+        """Remove what builds that were killed left behind; a running one is younger than that."""
+        try:
+            os.makedirs(self.cache_dir, exist_ok=True)
+        except OSError as exc:
+            raise not_written(self.cache_dir, exc) from exc
+        for folder in ("", "debs", "indices", "images", "manifests", "wheels"):
+            place = os.path.join(self.cache_dir, folder)
+            for name in os.listdir(place) if os.path.isdir(place) else ():
+                path = os.path.join(place, name)
+                if name.startswith((".part-", ".compile-")) and os.lstat(path).st_mtime < time.time() - 3600:
+                    if os.path.isdir(path):
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(path)
 
     def _run(self, jobs: list[Job]):
         families: dict[str, list[Job]] = {}  # images that share packages share the work of unpacking them
@@ -603,7 +623,10 @@ def _build_family(jobs: list[Job], cache_dir: str) -> list[tuple[dict, float]]:
     built = []
     for job in sorted(jobs, key=lambda job: job.parent is not None):
         started = time.monotonic()
-        built.append((job.build(cache_dir, unpacked), time.monotonic() - started))
+        try:
+            built.append((job.build(cache_dir, unpacked), time.monotonic() - started))
+        except OSError as exc:  # scratch space for byte code and wheels, and the like
+            raise not_written(exc.filename or cache_dir, exc) from exc
     return built
 
 

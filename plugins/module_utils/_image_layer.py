@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import time
 
+from ._image_archive import not_written
 from ._image_deb import Entry, Tree
 from ._image_errors import ImageError
 
@@ -93,9 +94,10 @@ def write_archive(
     directory: str, name: str, repository: str, layers: list[tuple[Tree, int]], config: dict, architecture: str
 ) -> dict:
     """Write a `docker load` archive; whole or not at all. Returns what is known of the image."""
-    os.makedirs(directory, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".part-")
+    temporary = None
     try:
+        os.makedirs(directory, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=directory, prefix=".part-")
         with os.fdopen(handle, "w+b") as out:
             diff_ids, members, size = [], [], 0
             for tree, epoch in layers:
@@ -140,11 +142,9 @@ def write_archive(
         final = os.path.join(directory, f"{name}-{digest[:12]}.tar")
         os.replace(temporary, final)
     except OSError as exc:
-        raise ImageError(
-            f"{directory}: cannot be written ({exc.strerror}); free some space or choose another cache."
-        ) from exc
+        raise not_written(directory, exc) from exc
     finally:
-        if os.path.exists(temporary):
+        if temporary and os.path.exists(temporary):
             os.unlink(temporary)
     return {
         "ref": ref,
