@@ -12,6 +12,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _preflight as core
 
 try:  # where a value was written; there is no public way to ask yet
@@ -200,9 +201,7 @@ class ActionModule(ActionBase):
                 "engine": "_mcpstack_docker_engine[mcpstack_docker_source]",
                 "settings": "_mcpstack_docker_daemon",
             }
-            found = {
-                key: self._expression(templar, trust_as_template(text), late) for key, text in wanted.items()
-            }
+            found = {key: self._expression(templar, trust_as_template(text), late) for key, text in wanted.items()}
             if all(state == "done" for state, _value in found.values()):
                 host["packages"] = {**found["engine"][1], "common": found["common"][1]}
                 host["package_source"] = values.get("mcpstack_docker_source", "debian")
@@ -224,7 +223,10 @@ class ActionModule(ActionBase):
         if name not in internal:
             return []
         spec = {"name": role.replace("_", "-")}
-        for key, text in (("memory", f"{name}.limits.memory"), ("publish", f"{name}.publish if 'publish' in {name} else []")):
+        for key, text in (
+            ("memory", f"{name}.limits.memory"),
+            ("publish", f"{name}.publish if 'publish' in {name} else []"),
+        ):
             state, value = self._expression(templar, trust_as_template(text), late)
             if state == "done":
                 spec[key] = value

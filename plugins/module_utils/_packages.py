@@ -118,9 +118,7 @@ def removable(packages: dict[str, Package], asked: list[str], added: list[str], 
             for group in package.needs:
                 if stood_for.intersection(group):
                     continue
-                blocked |= {
-                    name for name in going if name in group or set(packages[name].provides).intersection(group)
-                }
+                blocked |= {name for name in going if name in group or set(packages[name].provides).intersection(group)}
         if not blocked:
             return sorted(going)
         going -= blocked

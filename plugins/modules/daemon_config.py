@@ -159,6 +159,7 @@ problems:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _daemon_config as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine
 

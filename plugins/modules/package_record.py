@@ -96,6 +96,7 @@ installed:
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _packages as core
 
 

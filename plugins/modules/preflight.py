@@ -192,6 +192,7 @@ clock:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _preflight as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+
 from ansible_collections.mcpstack.platform.plugins.action import preflight as action
 
 SPECS = {
@@ -240,9 +241,7 @@ def test_production_rules_apply_in_production_only(roles):
 
 def test_a_wrong_environment_is_named(roles):
     result, _sent = run(GOOD, environment="prod")
-    assert result["msg"] == (
-        "mcpstack_environment: is 'prod'. Fix: set it to one of development, staging, production."
-    )
+    assert result["msg"] == ("mcpstack_environment: is 'prod'. Fix: set it to one of development, staging, production.")
 
 
 def test_problems_of_the_host_and_of_the_options_come_together(roles):

@@ -10,6 +10,7 @@ import os
 import time
 
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _daemon_config as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineUnavailable
 

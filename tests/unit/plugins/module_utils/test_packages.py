@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _packages as core
 
 
@@ -34,7 +35,9 @@ def lay(root, stanzas, automatic=()):
     path.write_text("\n\n".join(stanzas) + "\n")
     path = root / core.AUTOMATIC
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(f"Package: {name}\nArchitecture: amd64\nAuto-Installed: 1" for name in automatic) + "\n")
+    path.write_text(
+        "\n\n".join(f"Package: {name}\nArchitecture: amd64\nAuto-Installed: 1" for name in automatic) + "\n"
+    )
     return str(root)
 
 
@@ -100,7 +103,9 @@ def test_only_what_nothing_else_needs_may_go(tmp_path, others, automatic, going)
 
 
 def test_what_is_needed_under_a_provided_name_stays(tmp_path):
-    root = lay(tmp_path, [*BASE, stanza("runc", provides="container-runtime (= 1)"), stanza("tool", "container-runtime")])
+    root = lay(
+        tmp_path, [*BASE, stanza("runc", provides="container-runtime (= 1)"), stanza("tool", "container-runtime")]
+    )
     assert core.removable(core.installed(root), ["runc"], ["runc"], set()) == []
 
 

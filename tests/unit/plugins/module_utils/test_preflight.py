@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _packages
 from ansible_collections.mcpstack.platform.plugins.module_utils import _preflight as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineError, EngineUnavailable
@@ -106,7 +107,8 @@ def test_placeholders(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "chat.my.org", "here.my.org", "0.0.0.0", "examples", "a <b> c", "xx", "info", "there", "demo.mcpstack.test"]
+    "text",
+    ["", "chat.my.org", "here.my.org", "0.0.0.0", "examples", "a <b> c", "xx", "info", "there", "demo.mcpstack.test"],
 )
 def test_no_placeholders(text):
     assert not core.is_placeholder(text, "production")
@@ -223,7 +225,15 @@ def test_a_model_fits_its_service():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("512m", 512 << 20), ("4g", 4 << 30), ("1.5g", 3 << 29), (1024, 1024), ("1GiB", 1 << 30), ("many", None), ("", None)],
+    [
+        ("512m", 512 << 20),
+        ("4g", 4 << 30),
+        ("1.5g", 3 << 29),
+        (1024, 1024),
+        ("1GiB", 1 << 30),
+        ("many", None),
+        ("", None),
+    ],
 )
 def test_sizes(text, size):
     assert core.size_bytes(text) == size
@@ -610,7 +620,9 @@ def test_a_bare_host_is_inspected_as_a_whole(tmp_path):
 
     def run(argv, timeout=0):
         asked.append(argv[0])
-        return (0, "LoadState=not-found\nActiveState=inactive\nMainPID=0\n", "") if argv[0] == "systemctl" else (0, "", "")
+        return (
+            (0, "LoadState=not-found\nActiveState=inactive\nMainPID=0\n", "") if argv[0] == "systemctl" else (0, "", "")
+        )
 
     demands = core.HostDemands(
         services=[EDGE],

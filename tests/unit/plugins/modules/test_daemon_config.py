@@ -8,6 +8,7 @@ import json
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _daemon_config as core
 from ansible_collections.mcpstack.platform.plugins.modules import daemon_config
 
@@ -16,7 +17,9 @@ NOT_INSTALLED = "LoadState=not-found\nActiveState=inactive\nMainPID=0\nUnitFileS
 
 @pytest.fixture
 def module(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(core.Service.__init__, "__defaults__", (lambda argv: (0, NOT_INSTALLED, ""), "/", core.UNIT, None))
+    monkeypatch.setattr(
+        core.Service.__init__, "__defaults__", (lambda argv: (0, NOT_INSTALLED, ""), "/", core.UNIT, None)
+    )
     monkeypatch.setattr(core, "unit_flags", lambda root="/": {})
     monkeypatch.setattr(core, "validate", lambda config, path: "none")
     monkeypatch.setattr(core.Service, "nofile_ceiling", None)

@@ -8,6 +8,7 @@ import json
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+
 from ansible_collections.mcpstack.platform.plugins.module_utils import _packages as core
 from ansible_collections.mcpstack.platform.plugins.modules import package_record
 
@@ -24,7 +25,9 @@ def module(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(core, "interrupted", lambda: False)
 
     def call(check=False, **args):
-        with patch_module_args({"owner": "docker", "directory": str(tmp_path / "state"), "_ansible_check_mode": check, **args}):
+        with patch_module_args(
+            {"owner": "docker", "directory": str(tmp_path / "state"), "_ansible_check_mode": check, **args}
+        ):
             with pytest.raises(SystemExit):
                 package_record.main()
         return json.loads(capsys.readouterr().out)
