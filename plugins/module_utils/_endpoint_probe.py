@@ -401,8 +401,21 @@ class Probe:
             )
         return f"{status} to {location}"
 
+    def _not_served(self, answer, what):
+        """What a gateway that is down or ill looks like; a different cause than a gateway that answers wrongly."""
+        if answer.status not in (502, 503, 504):
+            return
+        body = answer.json()
+        error = body.get("error") if isinstance(body, dict) else None
+        said = f" {error.get('code')}: {error.get('message')}" if isinstance(error, dict) else ""
+        raise StepFailed(
+            f"{what} is answered with {answer.status}{said}",
+            "check that the gateway and what it needs are running and healthy; its log names the reason",
+        )
+
     def _openai_error(self, answer, status, what, fix):
         self.samples.setdefault(answer.status, answer)
+        self._not_served(answer, what)
         if answer.status != status:
             raise StepFailed(f"{what} is answered with {answer.status}, not {status}", fix)
         body = answer.json()
@@ -429,6 +442,7 @@ class Probe:
     def _check_models(self):
         answer = self._request("GET", "/models", key=self.key)
         self.samples.setdefault(answer.status, answer)
+        self._not_served(answer, "the list of models")
         if answer.status == 401:
             raise StepFailed("the key is refused", "give the key file of this deploy, or make a new key")
         body = answer.json()

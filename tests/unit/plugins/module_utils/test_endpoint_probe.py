@@ -319,6 +319,7 @@ WRONG = [
     ({"stream": "error"}, "chat_stream", "fail", r"the completion is answered with 503: runner down, key \*\*\*"),
     ({"vector": [0, 0]}, "embeddings", "fail", "embeddings of demo are answered with 200 and no vector"),
     ({"unknown_model": 500}, "unknown_model", "fail", "an unknown model is answered with 500, not 404"),
+    ({"bad_json": 503}, "bad_json", "fail", "broken JSON is answered with 503 invalid_json: invalid_json happened"),
     ({"bad_json": 500}, "bad_json", "fail", "broken JSON is answered with 500, not 400"),
     ({"open": ["/metrics"]}, "private_paths", "fail", r"reachable from outside: /metrics \(200\)"),
     ({"without": (401, "X-Frame-Options")}, "security_headers", "fail", "x-frame-options is missing on 401"),
