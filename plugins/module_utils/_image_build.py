@@ -348,7 +348,7 @@ def image_config(name: str, spec: dict) -> dict:
                 config["Healthcheck"][option] = _nanoseconds(health[key])
         if "retries" in health:
             config["Healthcheck"]["Retries"] = health["retries"]
-    if str(given["user"]).split(":")[0] in ("", "0", "root"):
+    if str(given["user"]).partition(":")[0] in ("", "0", "root"):
         raise ImageError(f"{name}.yml: config.user is root; give the image a user of its own.")
     return config
 

@@ -277,6 +277,12 @@ def test_the_committed_locks_name_no_host(name):
     assert all(entry["path"].startswith("pool/") for entry in LOCKS[name]["packages"])
 
 
+def test_the_keyring_is_the_one_the_readme_names():
+    role = SPECS_DIR.parent
+    digest = hashlib.sha256((role / "files" / "debian-archive-keyring.pgp").read_bytes()).hexdigest()
+    assert digest in (role / "README.md").read_text()
+
+
 # -- whole builds -------------------------------------------------------------------------------------------------
 
 
