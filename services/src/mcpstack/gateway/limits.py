@@ -9,14 +9,16 @@ unlimited. Valkey is used again as soon as the monitor's ping succeeds, so reque
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
+import ssl
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from valkey.asyncio import BlockingConnectionPool, SSLConnection, Valkey
+from valkey.asyncio import BlockingConnectionPool, Connection, SSLConnection, Valkey
 from valkey.credentials import CredentialProvider
 from valkey.exceptions import NoScriptError, ValkeyError
 
@@ -26,7 +28,7 @@ from mcpstack.gateway.settings import Secrets, Settings
 
 log = logging.getLogger(__name__)
 
-_CONNECTIONS = 4
+_CONNECTIONS = 2  # one for the requests, one for the monitor
 _LOCAL_BUCKETS = 10_000
 
 # KEYS[1] bucket; ARGV[1] capacity. Returns {allowed, whole tokens left, ms until one token, ms until full}.
@@ -43,6 +45,9 @@ redis.call('HSET', KEYS[1], 'n', tostring(n), 't', tostring(now))
 redis.call('PEXPIRE', KEYS[1], 61000)
 return {ok, math.floor(n), math.ceil(math.max(0, 1 - n) / per_ms), math.ceil((cap - n) / per_ms)}
 """
+
+
+_Question = tuple[str, int, "asyncio.Future[list[int]]"]  # bucket, requests a minute, who waits
 
 
 class Verdict(NamedTuple):
@@ -96,6 +101,15 @@ class _Credentials(CredentialProvider):
         return self._user, self._password.read()
 
 
+class _Connection(SSLConnection):
+    """Trusts the stack's own CA and no other; the CA file is read again for every connection."""
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        arguments = dict(Connection._connection_arguments(self))
+        arguments["ssl"] = ssl.create_default_context(cafile=self.ca_certs)
+        return arguments
+
+
 class Limiter:
     def __init__(self, settings: Settings, secrets: Secrets) -> None:
         self._settings = settings
@@ -104,17 +118,17 @@ class Limiter:
         self.up = False  # until the first ping
         self.reason: str | None = "not connected yet"
         self._sha = ""
+        self._waiting: list[_Question] = []
+        self._asking: asyncio.Task[None] | None = None
         self.on_failure: Callable[[], None] = lambda: None
         pool = BlockingConnectionPool(
             max_connections=_CONNECTIONS,
             timeout=settings.valkey_timeout,  # type: ignore[arg-type] # any number works
-            connection_class=SSLConnection,
+            connection_class=_Connection,
             host=settings.valkey_host,
             port=settings.valkey_port,
             credential_provider=_Credentials(settings.valkey_user, secrets.valkey_password),
             ssl_ca_certs=str(settings.tls_ca_file),
-            ssl_cert_reqs="required",
-            ssl_check_hostname=True,
             socket_timeout=settings.valkey_timeout,
             socket_connect_timeout=max(0.5, settings.valkey_timeout),
             socket_keepalive=True,
@@ -151,17 +165,37 @@ class Limiter:
         return self._local.take(kid, max(1, rpm // self._settings.replicas), time.monotonic())
 
     async def _shared(self, kid: str, rpm: int) -> Verdict:
-        bucket = f"{self._settings.valkey_prefix}rpm:{kid}"
-        try:
-            answer = await self._valkey.execute_command(  # type: ignore[no-untyped-call]
-                "EVALSHA", self._sha, 1, bucket, rpm
-            )
-        except NoScriptError:  # the server was restarted or its scripts were flushed
-            answer = await self._valkey.execute_command(  # type: ignore[no-untyped-call]
-                "EVAL", _LUA, 1, bucket, rpm
-            )
-        allowed, remaining, wait_ms, reset_ms = answer
+        """Requests that arrive together are asked about together: one round trip, one connection."""
+        asked: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((f"{self._settings.valkey_prefix}rpm:{kid}", rpm, asked))
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        allowed, remaining, wait_ms, reset_ms = await asked
         return Verdict(bool(allowed), rpm, remaining, wait_ms, reset_ms, False)
+
+    async def _ask(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                answers = await self._run(batch, "EVALSHA", self._sha)
+                # After a restart of the server its scripts are gone: nothing was counted, so send the script itself.
+                if any(isinstance(answer, NoScriptError) for answer in answers):
+                    answers = await self._run(batch, "EVAL", _LUA)
+            except Exception as error:
+                answers = [error] * len(batch)
+            for (_, _, asked), answer in zip(batch, answers, strict=True):
+                if asked.done():
+                    continue
+                if isinstance(answer, Exception):
+                    asked.set_exception(answer)
+                else:
+                    asked.set_result(answer)
+
+    async def _run(self, batch: list[_Question], command: str, script: str) -> list[Any]:
+        pipeline = self._valkey.pipeline(transaction=False)
+        for bucket, rpm, _ in batch:
+            pipeline.execute_command(command, script, 1, bucket, rpm)
+        return await pipeline.execute(raise_on_error=False)  # type: ignore[no-any-return]
 
     def enter(self, kid: str, concurrency: int) -> None:
         if self._running[kid] >= max(1, concurrency // self._settings.replicas):

@@ -62,7 +62,7 @@ class Settings:
 
     key_cache_seconds: float = setting("30", s.seconds(0, 3600), "How long a key is trusted without asking Postgres")
     key_grace_seconds: float = setting("300", s.seconds(0, 86400), "How long a known key works while Postgres is away")
-    shutdown_grace: float = setting("30", s.seconds(0, 3600), "How long running answers may go on after SIGTERM")
+    shutdown_grace: float = setting("25", s.seconds(0, 3600), "How long running answers may go on after SIGTERM")
 
 
 @dataclass(frozen=True)
