@@ -21,7 +21,7 @@ demo-down: ## remove the demo with everything it made
 	@if [ -x $(PYTHON) ]; then $(PYTHON) tools/demo.py down; else echo "nothing to remove: no demo was started here"; fi
 
 test: ## all checks: lint, sanity, unit, render, engine tests, molecule
-	@python3 tools/bootstrap.py
+	@python3 tools/bootstrap.py packages venv collections services engine
 	@$(STAGES) all
 
 test-long: ## proofs that take longer than `make test` should

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make this machine ready to run the project: Debian packages, toolchain, collections, Docker engine.
 
-usage: bootstrap.py [packages] [venv] [collections] [engine]     (default: all four, in this order)
+usage: bootstrap.py [packages] [venv] [collections] [services] [engine]     (default: all but services, in this order)
 
 Every step looks first and does only what is missing; a machine that is ready is left alone in well under a second.
 Steps are remembered by a hash of their inputs, so a changed lock file is installed and an unchanged one is not.
@@ -179,44 +179,53 @@ def packages() -> None:
         raise BootstrapError(f"apt-get could not install {' '.join(missing)}:\n{tail(installed)}{hint}")
 
 
-def _pip(*argv: str) -> subprocess.CompletedProcess[str]:
-    return run([str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *argv])
+def _install(folder: Path, lock: Path, step: str, what: str) -> None:
+    """A virtual environment with exactly what a lock says, by uv (pinned and hashed itself), by pip where uv cannot."""
+    if sys.version_info < (3, 11):
+        raise BootstrapError(f"python3 is {platform.python_version()}: the toolchain needs Python 3.11 or newer.")
+    uv_lock = REQUIREMENTS / "uv.txt"
+    python = folder / "bin" / "python"
+    wanted = digest(lock.read_bytes(), uv_lock.read_bytes(), platform.python_version().encode(), str(folder).encode())
+    if is_done(step, wanted) and python.exists():
+        return
+    say(
+        f"installing {what} into {folder.relative_to(ROOT)} (Python {platform.python_version()}, pinned and hash-checked)"
+    )
+    begin = time.monotonic()
+    made = run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    if made.returncode:
+        raise BootstrapError(f"python3 -m venv failed:\n{tail(made)}\nIs the Debian package python3-venv installed?")
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    how = "uv"
+    done = run([*pip, "install", "-q", "--require-hashes", "--only-binary", ":all:", "-r", str(uv_lock)])
+    if done.returncode == 0:
+        config = run([*pip, "config", "list"]).stdout
+        env = {**os.environ, **uv_environment(config, os.environ), "VIRTUAL_ENV": str(folder)}
+        done = run(
+            [str(folder / "bin" / "uv"), "pip", "install", "-q", "--require-hashes", "--index-strategy=unsafe-best-match",
+             "--python", str(python), "-r", str(lock)], env
+        )  # fmt: skip
+    if done.returncode:
+        how = "pip"
+        say(f"uv could not install it, pip does (slower): {tail(done, 2)}")
+        done = run([*pip, "install", "-q", "--require-hashes", "-r", str(lock)])
+        if done.returncode:
+            raise BootstrapError(
+                f"{what} could not be installed from the configured package index:\n{tail(done)}\n"
+                "Check `pip config list` and that the index is reachable, then run again."
+            )
+    mark_done(step, wanted)
+    say(f"{what} ready ({how}, {time.monotonic() - begin:.0f} s)")
 
 
 def venv() -> None:
     """The pinned, hash-checked toolchain in .venv."""
-    if sys.version_info < (3, 11):
-        raise BootstrapError(f"python3 is {platform.python_version()}: the toolchain needs Python 3.11 or newer.")
-    lock = REQUIREMENTS / "controller.txt"
-    uv_lock = REQUIREMENTS / "uv.txt"
-    wanted = digest(lock.read_bytes(), uv_lock.read_bytes(), platform.python_version().encode(), str(ROOT).encode())
-    if is_done("venv", wanted) and (VENV / "bin" / "ansible-playbook").exists():
-        return
-    say(f"installing the toolchain into .venv (Python {platform.python_version()}, pinned and hash-checked)")
-    begin = time.monotonic()
-    made = run([sys.executable, "-m", "venv", "--clear", str(VENV)])
-    if made.returncode:
-        raise BootstrapError(f"python3 -m venv failed:\n{tail(made)}\nIs the Debian package python3-venv installed?")
-    fast = _pip("install", "-q", "--require-hashes", "--only-binary", ":all:", "-r", str(uv_lock))
-    how = "uv"
-    if fast.returncode == 0:
-        config = _pip("config", "list").stdout
-        env = {**os.environ, **uv_environment(config, os.environ), "VIRTUAL_ENV": str(VENV)}
-        fast = run(
-            [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--require-hashes", "--index-strategy=unsafe-best-match",
-             "--python", str(VENV / "bin" / "python"), "-r", str(lock)], env
-        )  # fmt: skip
-    if fast.returncode:
-        how = "pip"
-        say(f"uv could not install it, pip does (slower): {tail(fast, 2)}")
-        slow = _pip("install", "-q", "--require-hashes", "-r", str(lock))
-        if slow.returncode:
-            raise BootstrapError(
-                f"The Python toolchain could not be installed from the configured package index:\n{tail(slow)}\n"
-                "Check `pip config list` and that the index is reachable, then run again."
-            )
-    mark_done("venv", wanted)
-    say(f"toolchain ready ({how}, {time.monotonic() - begin:.0f} s)")
+    _install(VENV, REQUIREMENTS / "controller.txt", "venv", "the toolchain")
+
+
+def services() -> None:
+    """What the tests of services/ need, apart from the toolchain: the services pin their own libraries."""
+    _install(CACHE / "venv-services", REQUIREMENTS / "services.txt", "services", "the services' libraries")
 
 
 def collections() -> None:
@@ -233,7 +242,10 @@ def collections() -> None:
     wheels, vendored = CACHE / "wheels", CACHE / "vendor"
     for folder in (wheels, vendored, target):
         shutil.rmtree(folder, ignore_errors=True)
-    fetched = _pip("download", "-q", "--no-deps", "--require-hashes", "-d", str(wheels), "-r", str(lock))
+    fetched = run(
+        [str(VENV / "bin" / "python"), "-m", "pip", "download", "--disable-pip-version-check", "-q", "--no-deps",
+         "--require-hashes", "-d", str(wheels), "-r", str(lock)]
+    )  # fmt: skip
     if fetched.returncode:
         raise BootstrapError(
             f"The wheel with the dependency collections could not be fetched from the package index:\n{tail(fetched)}"
@@ -280,6 +292,18 @@ def _engine_answer() -> str:
     return "" if asked.returncode == 0 and asked.stdout.strip() else (asked.stderr.strip() or "no answer")
 
 
+def remove_stale_pid(path: Path, proc: Path = Path("/proc")) -> None:
+    """dockerd refuses to start when its pid file names any living process, even another one after a reboot."""
+    with contextlib.suppress(OSError, ValueError):
+        number = int(path.read_text())
+        comm = proc / str(number) / "comm"
+        if comm.exists() and comm.read_text().strip() == "dockerd":
+            raise BootstrapError(
+                f"A dockerd (process {number}) runs but does not answer: look at its log, or stop it, then run again."
+            )
+        path.unlink()
+
+
 def engine() -> None:
     """A Docker engine that answers, started by whatever runs services here."""
     problem = _engine_answer()
@@ -301,7 +325,7 @@ def engine() -> None:
             )
     else:
         say(f"starting the Docker engine (this machine has no systemd; its log: {ENGINE_LOG})")
-        Path("/var/run/docker.pid").unlink(missing_ok=True)
+        remove_stale_pid(Path("/var/run/docker.pid"))
         with ENGINE_LOG.open("ab") as log:
             daemon = subprocess.Popen(
                 [shutil.which("dockerd") or "/usr/sbin/dockerd"],
@@ -318,12 +342,13 @@ def engine() -> None:
     say("the Docker engine answers")
 
 
-STEPS = {"packages": packages, "venv": venv, "collections": collections, "engine": engine}
+STEPS = {"packages": packages, "venv": venv, "collections": collections, "services": services, "engine": engine}
+USUAL = ("packages", "venv", "collections", "engine")
 
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    wanted = argv[1:] or list(STEPS)
+    wanted = argv[1:] or list(USUAL)
     unknown = [name for name in wanted if name not in STEPS]
     if unknown:
         print(f"error: unknown step {', '.join(unknown)}; steps are: {', '.join(STEPS)}", file=sys.stderr)

@@ -108,7 +108,11 @@ def stages() -> dict[str, list[Stage]]:
             services("services-mypy", "mypy", "--cache-dir", "../.cache/mypy-services"),
         ]
     molecule = [
-        Stage(f"molecule-{path.parent.name}", script("scenario.py", path.parent.name), live=True)
+        Stage(
+            f"molecule-{path.parent.name}",
+            tool("molecule", "--config", "molecule/config.yml", "test", "--scenario-name", path.parent.name),
+            live=True,
+        )
         for path in sorted((ROOT / "molecule").glob("*/molecule.yml"))
     ]
     return {
@@ -139,6 +143,8 @@ def run(stage: Stage) -> Result:
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_COLLECTIONS_PATH": f"{ROOT / '.cache' / 'self'}:{ROOT / '.cache' / 'collections'}",
         "ANSIBLE_NOCOLOR": "1",
+        "NO_COLOR": "1",
+        "COLUMNS": "160",
         "PYTHONUNBUFFERED": "1",
         **stage.env,
     }

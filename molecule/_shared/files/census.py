@@ -12,11 +12,11 @@ import re
 import subprocess
 import sys
 
-SKIP = {  # noqa: S108
+SKIP = {
     "/proc",
     "/sys",
     "/dev",
-    "/tmp",
+    "/tmp",  # noqa: S108
     "/run",
     "/var/lib/apt",
     "/var/cache",

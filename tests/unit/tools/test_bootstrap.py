@@ -1,0 +1,138 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a machine lacks, and how pip's settings reach uv."""
+
+from __future__ import annotations
+
+import re
+
+import bootstrap
+import pytest
+
+ALL = set(bootstrap.PROGRAMS)
+
+
+@pytest.mark.parametrize(
+    ("present", "has_venv", "has_keyring", "codename", "expected"),
+    [
+        (ALL, True, True, "trixie", []),
+        (ALL - {"dockerd", "docker"}, True, True, "trixie", ["docker.io", "docker-cli"]),
+        (ALL - {"dockerd", "docker"}, True, True, "bookworm", ["docker.io"]),
+        (ALL - {"docker"}, True, True, "bookworm", ["docker.io"]),
+        (ALL - {"ssh", "ssh-keygen"}, True, True, "trixie", ["openssh-client"]),
+        (ALL, False, False, "trixie", ["python3-venv", "debian-archive-keyring"]),
+    ],
+)
+def test_missing_packages(present, has_venv, has_keyring, codename, expected):
+    found = bootstrap.missing_packages(lambda name: name if name in present else None, has_venv, has_keyring, codename)
+    assert found == expected
+
+
+def test_pips_settings_reach_uv():
+    listing = (
+        "global.index-url='https://index.example/simple'\n"
+        "global.extra-index-url='file:///a/simple file:///b/simple'\n"
+        "global.find-links='/wheels'\n"
+        ":env:.cert='/etc/ca.pem'\n"
+        ":env:.default-timeout='180'\n"
+        "global.unknown='x'\n"
+    )
+    assert bootstrap.uv_environment(listing, {}) == {
+        "UV_DEFAULT_INDEX": "https://index.example/simple",
+        "UV_INDEX": "file:///a/simple file:///b/simple",
+        "UV_FIND_LINKS": "/wheels",
+        "SSL_CERT_FILE": "/etc/ca.pem",
+        "UV_HTTP_TIMEOUT": "180",
+    }
+
+
+def test_the_environment_wins_over_pips_files_and_uvs_own_settings_win_over_both():
+    listing = "global.index-url='https://file.example/simple'\n:env:.index-url='https://env.example/simple'\n"
+    assert bootstrap.uv_environment(listing, {})["UV_DEFAULT_INDEX"] == "https://env.example/simple"
+    assert bootstrap.uv_environment(listing, {"UV_DEFAULT_INDEX": "https://uv.example"}) == {}
+
+
+def test_nothing_is_set_without_pip_settings():
+    assert bootstrap.uv_environment("", {}) == {}
+
+
+def test_a_step_is_remembered_by_its_inputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(bootstrap, "CACHE", tmp_path)
+    first, second = bootstrap.digest(b"a", b"b"), bootstrap.digest(b"ab", b"")
+    assert first != second
+    assert not bootstrap.is_done("venv", first)
+    bootstrap.mark_done("venv", first)
+    assert bootstrap.is_done("venv", first)
+    assert not bootstrap.is_done("venv", second)
+    assert [path.name for path in (tmp_path / "stamps").iterdir()] == ["venv"]
+
+
+def test_missing_packages_need_root_and_say_so(monkeypatch):
+    monkeypatch.setattr(bootstrap, "missing_packages", lambda *_args: ["mmdebstrap"])
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: name)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 1000)
+    with pytest.raises(bootstrap.BootstrapError) as caught:
+        bootstrap.packages()
+    assert str(caught.value) == "Debian packages are missing (mmdebstrap): run the same command as root."
+
+
+def test_no_apt_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(bootstrap, "missing_packages", lambda *_args: ["mmdebstrap", "gpgv"])
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda _name: None)
+    with pytest.raises(bootstrap.BootstrapError) as caught:
+        bootstrap.packages()
+    assert str(caught.value) == "This machine lacks mmdebstrap, gpgv and has no apt-get: install them, then run again."
+
+
+@pytest.mark.parametrize(
+    ("problem", "environment", "uid", "expected"),
+    [
+        ("refused", {"DOCKER_HOST": "tcp://x"}, 0, "The Docker engine at DOCKER_HOST=tcp://x does not answer: refused"),
+        ("permission denied", {}, 1000, "The Docker engine refuses this user: run the same command as root."),
+        (
+            "no socket",
+            {},
+            1000,
+            "The Docker engine is not running (no socket): run the same command as root to start it.",
+        ),
+    ],
+)
+def test_an_engine_that_cannot_be_started_is_a_sentence(monkeypatch, problem, environment, uid, expected):
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(bootstrap, "_engine_answer", lambda: problem)
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: uid)
+    with pytest.raises(bootstrap.BootstrapError) as caught:
+        bootstrap.engine()
+    assert str(caught.value) == expected
+
+
+def test_an_unknown_step_is_refused(capsys):
+    assert bootstrap.main(["bootstrap.py", "everything"]) == 2
+    assert "unknown step everything; steps are: packages, venv," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(bootstrap.REQUIREMENTS.glob("*.txt")), ids=lambda path: path.name)
+def test_every_lock_is_hashed_and_names_no_host(path):
+    text = path.read_text()
+    pins = re.findall(r"^[a-z0-9][\w.-]*(?:\[[^]]*\])?==", text, re.M)
+    blocks = re.split(r"(?m)^(?=[a-z0-9][\w.-]*(?:\[[^]]*\])?==)", text)[1:]
+    assert pins
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert "://" not in text
+    assert "--index" not in text
+
+
+def test_a_stale_pid_file_goes_and_a_living_dockerd_is_named(tmp_path):
+    pid = tmp_path / "docker.pid"
+    bootstrap.remove_stale_pid(pid, tmp_path)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "comm").write_text("sshd\n")
+    pid.write_text("7")
+    bootstrap.remove_stale_pid(pid, tmp_path)
+    assert not pid.exists()
+    pid.write_text("7")
+    (tmp_path / "7" / "comm").write_text("dockerd\n")
+    with pytest.raises(bootstrap.BootstrapError, match=r"^A dockerd \(process 7\) runs but does not answer"):
+        bootstrap.remove_stale_pid(pid, tmp_path)
