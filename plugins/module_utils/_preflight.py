@@ -1011,8 +1011,6 @@ def inspect_host(demands: HostDemands, engine, root: str = "/", run=_daemon_conf
     check_ports(report, published(demands.services) + demands.ports, containers, demands.project, root)
     if demands.packages:
         check_compose(report, demands.source, root)
-        if suite in WITHOUT_COMPOSE and demands.source == "debian" and missing:
-            missing = [name for name in missing if name != "docker-compose-plugin"]
         check_index(report, missing, root, run)
     else:
         report.decided("PRE-28", NOT_APPLICABLE)
