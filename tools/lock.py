@@ -28,14 +28,14 @@ def main() -> int:
     for name, sources in LOCKS.items():
         target = REQUIREMENTS / name
         command = [
-            python.parent / "uv",
+            str(python.parent / "uv"),
             "pip",
             "compile",
             *OPTIONS,
             "--index-strategy=unsafe-best-match",
             *sources,
             "-o",
-            target,
+            str(target),
         ]
         if subprocess.run(command, check=False, cwd=ROOT, env=env, stdout=subprocess.DEVNULL).returncode:
             print(f"error: {name} could not be compiled, see above.", file=sys.stderr)
