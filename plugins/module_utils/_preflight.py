@@ -63,7 +63,7 @@ CHECKS = (
     Check("PRE-10", "A model fits the memory of its service", "controller", "high", "a model file larger than the "
           "memory limit of the model runner"),
     Check("PRE-20", "The operating system is supported", "host", "high", "anything but Debian 12, 13 and "
-          "Ubuntu 22.04, 24.04"),
+          "Ubuntu 24.04"),
     Check("PRE-21", "The processor architecture is supported", "host", "high", "anything but amd64"),
     Check("PRE-22", "Python is recent enough", "host", "high", "Python before 3.10 on the host"),
     Check("PRE-23", "systemd is running", "host", "high", "a host whose first process is not systemd"),
@@ -434,8 +434,8 @@ def check_cross_rules(report: Report, context: Context, rules=CROSS_RULES) -> No
 
 # -- the host ---------------------------------------------------------------------------------------------------------
 
-SUPPORTED = {"debian": {"12": "bookworm", "13": "trixie"}, "ubuntu": {"22.04": "jammy", "24.04": "noble"}}
-SUPPORTED_TEXT = "Debian 12 or 13, or Ubuntu 22.04 or 24.04"
+SUPPORTED = {"debian": {"12": "bookworm", "13": "trixie"}, "ubuntu": {"24.04": "noble"}}
+SUPPORTED_TEXT = "Debian 12 or 13, or Ubuntu 24.04"
 ENGINE_OLDEST = (20, 10)
 ENGINE_NEWEST = 29
 WITHOUT_COMPOSE = ("bookworm",)

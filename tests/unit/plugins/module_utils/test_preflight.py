@@ -252,12 +252,12 @@ TRIXIE = 'ID=debian\nVERSION_ID="13"\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"
         (
             'ID=alpine\nVERSION_ID=3.20.1\nPRETTY_NAME="Alpine Linux v3.20"\n',
             ["/etc/os-release: says Alpine Linux v3.20, which is not supported. "
-             "Fix: use Debian 12 or 13, or Ubuntu 22.04 or 24.04."],
+             "Fix: use Debian 12 or 13, or Ubuntu 24.04."],
         ),
         (
             'ID=debian\nVERSION_ID="11"\nPRETTY_NAME="Debian 11"\n',
             ["/etc/os-release: says Debian 11, which is not supported. "
-             "Fix: use Debian 12 or 13, or Ubuntu 22.04 or 24.04."],
+             "Fix: use Debian 12 or 13, or Ubuntu 24.04."],
         ),
     ],
 )  # fmt: skip
