@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- options -->", "<!-- /options -->"
-WIDTH = 160
+WIDTH = 120
 
 
 class DocsError(Exception):
@@ -63,10 +64,11 @@ def paragraphs(option: dict[str, Any]) -> list[str]:
 
 
 def comment(option: dict[str, Any]) -> str:
-    """The first paragraph, as a comment of one line."""
-    first = paragraphs(option)[0] if paragraphs(option) else ""
-    sentence = first if len(first) <= WIDTH - 2 else re.split(r"(?<=[.;]) ", first)[0]
-    return plain(sentence)
+    """The first paragraph as a comment; its first sentence where the paragraph does not fit a line."""
+    first = plain(paragraphs(option)[0]) if paragraphs(option) else ""
+    if len(first) > WIDTH:
+        first = re.split(r"(?<=[.;]) ", first)[0]
+    return "\n".join(textwrap.wrap(first, WIDTH, initial_indent="# ", subsequent_indent="# "))
 
 
 def plain(text: str) -> str:
@@ -95,7 +97,7 @@ def public(specs: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def defaults(role: str, specs: dict[str, Any]) -> str:
     """defaults/main.yml of a role, or nothing where there is none to write."""
     parts = [
-        f"# {comment(option)}\n{dump(name, option['default'])}"
+        f"{comment(option)}\n{dump(name, option['default'])}"
         for name, option in public(specs).items()
         if name.startswith(f"mcpstack_{role}_") and "default" in option
     ]

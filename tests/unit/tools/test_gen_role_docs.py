@@ -111,3 +111,10 @@ def test_broken_markers_are_a_sentence(root, capsys):
 )
 def test_strings_stay_strings(value):
     assert yaml.safe_load(core.dump("v", value)) == {"v": value}
+
+
+def test_long_descriptions_are_cut_to_a_sentence_and_wrapped():
+    assert core.comment({"description": "First. " + "x " * 80}) == "# First."
+    lines = core.comment({"description": "word " * 60}).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("# word") and len(line) <= core.WIDTH for line in lines)
