@@ -110,7 +110,7 @@ def stages() -> dict[str, list[Stage]]:
     molecule = [
         Stage(
             f"molecule-{path.parent.name}",
-            tool("molecule", "--config", "molecule/config.yml", "test", "--scenario-name", path.parent.name),
+            tool("molecule", "--base-config", "molecule/config.yml", "test", "--scenario-name", path.parent.name),
             live=True,
         )
         for path in sorted((ROOT / "molecule").glob("*/molecule.yml"))
