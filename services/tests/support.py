@@ -587,8 +587,9 @@ def environment(
         (folder / name).mkdir(parents=True)
         (folder / name / "v1").write_text(value)
         (folder / name / "current").symlink_to("v1")
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return kept | {
+        "PYTHONPATH": str(ROOT / "src"),
         "PYTHONUNBUFFERED": "1",
         "GATEWAY_ENVIRONMENT": "development",
         "GATEWAY_HOST": "127.0.0.1",

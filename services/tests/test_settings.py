@@ -142,7 +142,7 @@ def test_the_commands_say_it_and_stop(good: dict[str, str], module: str) -> None
     arguments = ["doctor"] if module.endswith("admin") else []
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env=good | {"GATEWAY_PORT": "x", "GATEWAY_DB_PRT": "1"},
+        env=good | {"PYTHONPATH": str(support.ROOT / "src"), "GATEWAY_PORT": "x", "GATEWAY_DB_PRT": "1"},
         capture_output=True,
         text=True,
         timeout=30,

@@ -110,7 +110,7 @@ BAD_KEYS = [
 ]
 
 
-@pytest.mark.parametrize(("header", "code"), BAD_KEYS)
+@pytest.mark.parametrize(("header", "code"), BAD_KEYS, ids=range(len(BAD_KEYS)))
 def test_no_key_no_service(gateway: Gateway, header: str | None, code: str) -> None:
     for method, path in (
         ("GET", "/v1/models"),
