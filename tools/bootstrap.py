@@ -225,7 +225,10 @@ def venv() -> None:
 
 def services() -> None:
     """What the tests of services/ need, apart from the toolchain: the services pin their own libraries."""
-    _install(CACHE / "venv-services", REQUIREMENTS / "services.txt", "services", "the services' libraries")
+    folder = CACHE / "venv-services"
+    _install(folder, REQUIREMENTS / "services.txt", "services", "the services' libraries")
+    for packages_folder in folder.glob("lib/python3*/site-packages"):  # their own code, as it is in this checkout
+        (packages_folder / "mcpstack.pth").write_text(f"{ROOT / 'services' / 'src'}\n")
 
 
 def collections() -> None:

@@ -87,7 +87,7 @@ def pytest(name: str, *arguments: str, **options) -> Stage:
 def services(name: str, *argv: str) -> Stage:
     """A stage inside services/, with the services' own locked requirements."""
     python = str(ROOT / ".cache" / "venv-services" / "bin" / "python")
-    return Stage(name, [python, "-m", *argv], cwd=ROOT / "services", env={"PYTHONPATH": str(ROOT / "services" / "src")})
+    return Stage(name, [python, "-m", *argv], cwd=ROOT / "services")
 
 
 def stages() -> dict[str, list[Stage]]:

@@ -151,8 +151,8 @@ def wrong_key(key):
     """A key of the right form, checksum included, that nobody was given."""
     match = re.fullmatch(r"mk_([a-z]+)_[a-z2-7]{12}_[0-9A-Za-z]{43}_[0-9a-f]{8}", key)
     environment = match.group(1) if match else "dev"
-    kid = "".join(secrets.choice(string.ascii_lowercase + "234567") for _ in range(12))
-    secret = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(43))
+    kid = "".join(secrets.choice(string.ascii_lowercase + "234567") for _index in range(12))
+    secret = "".join(secrets.choice(string.ascii_letters + string.digits) for _index in range(43))
     head = f"mk_{environment}_{kid}_{secret}"
     return f"{head}_{zlib.crc32(head.encode()):08x}"
 

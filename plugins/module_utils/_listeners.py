@@ -43,7 +43,7 @@ def parse_table(text, protocol):
         fields = line.split()
         if len(fields) < 10 or fields[3] != LISTENING[protocol]:
             continue
-        local, _, port = fields[1].rpartition(":")
+        local, _colon, port = fields[1].rpartition(":")
         remote_port = fields[2].rpartition(":")[2]
         if protocol == "udp" and int(remote_port, 16):
             continue
