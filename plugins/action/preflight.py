@@ -91,6 +91,22 @@ def validate_option(report: core.Report, path: str, spec: dict, value, where: st
                 report.fail("PRE-01", f"{base}.{key}", "is required but missing", describe(inner), subject=path)
 
 
+def reasons(error: BaseException | None) -> list[dict]:
+    """The problems that a core named, wherever in the chain of causes it is."""
+    while error is not None:
+        if isinstance(getattr(error, "problems", None), list):
+            return error.problems
+        error = error.__cause__
+    return []
+
+
+def split_problem(text: str) -> tuple[str, str, str]:
+    """(where, what, fix) of a role's sentence: the option, then what is wrong, a colon or semicolon, then what to do."""
+    where, _space, rest = text.partition(" ")
+    what, *fix = re.split(r"[:;] ", rest, maxsplit=1)
+    return where.rstrip(":"), what, fix[0] if fix else "see the role's options"
+
+
 class ActionModule(ActionBase):
     """Checks variables here, the host there, and fails once."""
 
@@ -164,7 +180,7 @@ class ActionModule(ActionBase):
 
         report.decided("PRE-01")
         report.decided("PRE-03")
-        values, services = {}, []
+        values, services, templars = {}, [], {}
         for role in roles:
             role_path = os.path.join(ROLES, role)
             templar = self._templar.copy_with_new_env(available_variables={**scope, "role_path": role_path})
@@ -183,6 +199,7 @@ class ActionModule(ActionBase):
                 elif state == "done":
                     values[option] = value
                     validate_option(report, option, spec, value, place)
+            templars[role] = templar
             services += self._service(report, templar, role, internal, late)
         templar = self._templar.copy_with_new_env(available_variables=scope)
         for name in sorted(core.COLLECTION_VARIABLES & set(task_vars)):
@@ -194,6 +211,8 @@ class ActionModule(ActionBase):
         public = params["public_ports"] or values.get("mcpstack_public_ports") or [80, 443]
         context = core.Context(values, services, params["environment"], tuple(int(port) for port in public))
         core.check_cross_rules(report, context)
+        for role, templar in templars.items():
+            self._own_problems(report, templar, role, internal)
         host = {"services": services}
         if "docker" in roles:
             wanted = {
@@ -214,6 +233,28 @@ class ActionModule(ActionBase):
                 reason = next(value for state, value in found.values() if state != "done")
                 report.unknown("PRE-33", "mcpstack_docker_*", str(reason), "correct the options of the role docker")
         return host
+
+    def _own_problems(self, report, templar, role: str, internal: dict) -> None:
+        """What the role itself finds wrong with its options: its list of problems, and a plan that refuses with reasons."""
+        found = []
+        for name in (f"_mcpstack_{role}_problems", f"_mcpstack_{role}_plan"):
+            if name not in internal:
+                continue
+            try:
+                value = templar.template(internal[name])
+            except AnsibleError as exc:
+                found += reasons(exc)
+                options = f"mcpstack_{role}_"  # of the wrong type, and named already
+                if not reasons(exc) and not any(item["subject"].startswith(options) for item in report.findings):
+                    report.unknown("PRE-01", name, " ".join(str(exc).split())[:300], "see the role's options")
+                continue
+            if name.endswith("_problems"):
+                found += [dict(zip(("where", "what", "fix"), split_problem(text), strict=True)) for text in value]
+        for problem in found:
+            named = [item["subject"] for item in report.findings]
+            where = problem["where"] if problem["where"].startswith("mcpstack_") else f"mcpstack_{role}_{problem['where']}"
+            if not any(where.startswith(subject) for subject in named):
+                report.fail("PRE-01", where, problem["what"].rstrip("."), problem["fix"].rstrip("."))
 
     def _service(self, report, templar, role: str, internal: dict, late: set) -> list[dict]:
         """The parts of a role's service spec that concern the host."""
@@ -246,13 +287,14 @@ class ActionModule(ActionBase):
         for key in ("roles", "known_variables", "late_variables"):
             given = module_args.get(key) or []
             params[key] = given.split(",") if isinstance(given, str) else list(given)
-        if params["environment"] not in core.ENVIRONMENTS:
-            what = f"is {params['environment']!r}"
-            choices = f"one of {', '.join(core.ENVIRONMENTS)}"
-            result.update(failed=True, msg=f"mcpstack_environment: {what}. Fix: set it to {choices}.")
-            return result
         report = core.Report()
+        named = params["environment"]
+        if named not in core.ENVIRONMENTS:  # the rest is held to the strictest rules, so that nothing stays unsaid
+            params["environment"] = module_args["environment"] = "production"
         host = self._check_options(report, params, task_vars)
+        if named not in core.ENVIRONMENTS and "mcpstack_environment" not in {f["subject"] for f in report.findings}:
+            fix = f"set it to one of {', '.join(core.ENVIRONMENTS)}"
+            report.fail("PRE-01", "mcpstack_environment", f"is {named!r}", fix)
 
         sent = time.time()
         answer = self._execute_module(

@@ -71,7 +71,7 @@ def model_plan(models, **options):
     try:
         return plan(models, **options)
     except ModelError as error:
-        raise AnsibleFilterError(f"The model server cannot be planned. {error}") from None
+        raise AnsibleFilterError(f"The model server cannot be planned. {error}") from error
 
 
 class FilterModule:

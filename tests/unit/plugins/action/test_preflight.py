@@ -241,7 +241,10 @@ def test_production_rules_apply_in_production_only(roles):
 
 def test_a_wrong_environment_is_named(roles):
     result, _sent = run(GOOD, environment="prod")
-    assert result["msg"] == ("mcpstack_environment: is 'prod'. Fix: set it to one of development, staging, production.")
+    assert result["msg"] == (
+        "1 problem on h1; nothing was changed.\n"
+        "  1. [PRE-01] mcpstack_environment: is 'prod'. Fix: set it to one of development, staging, production."
+    )
 
 
 def test_problems_of_the_host_and_of_the_options_come_together(roles):
@@ -275,3 +278,25 @@ def test_a_service_that_cannot_be_evaluated_leaves_ports_and_memory_undecided(ro
     result, _sent = run(GOOD)
     assert result["checks_run"]["PRE-25"] == result["checks_run"]["PRE-27"] == "unknown"
     assert "[PRE-03] _mcpstack_edge_service.memory: cannot be evaluated" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("mcpstack_x_a is 8m: give at least 32m.", ("mcpstack_x_a", "is 8m", "give at least 32m.")),
+        ("mcpstack_x_a: b is decided by the role: remove it.", ("mcpstack_x_a", "b is decided by the role", "remove it.")),
+        ("mcpstack_x_a is empty; give the path.", ("mcpstack_x_a", "is empty", "give the path.")),
+        ("mcpstack_x_a is odd", ("mcpstack_x_a", "is odd", "see the role's options")),
+    ],
+)
+def test_a_roles_sentence_has_three_parts(text, parts):
+    assert action.split_problem(text) == parts
+
+
+def test_the_reasons_of_a_core_are_found_behind_the_templars_errors():
+    inner = ValueError("x")
+    inner.problems = [{"where": "a", "what": "b", "fix": "c"}]
+    outer, outermost = RuntimeError("y"), RuntimeError("z")
+    outer.__cause__, outermost.__cause__ = inner, outer
+    assert action.reasons(outermost) == inner.problems
+    assert action.reasons(RuntimeError("plain")) == []
