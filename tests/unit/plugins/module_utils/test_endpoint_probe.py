@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.headers_of(200)
         self.end_headers()
-        if how == "buffered" or (how == "late-reader" and asked["max_tokens"] < 100):
+        if how == "buffered" or (how == "late-reader" and asked["max_tokens"] < 20):
             time.sleep(0.05)
             lines = [b"".join(lines)]
         for line in lines:
