@@ -39,6 +39,7 @@ PROGRAMS = {
     "dockerd": ("docker.io",),
     "docker": ("docker-cli",),
     "mmdebstrap": ("mmdebstrap",),
+    "gpg": ("gpg", "gpg-agent"),
     "gpgv": ("gpgv",),
     "ssh": ("openssh-client",),
     "ssh-keygen": ("openssh-client",),
@@ -200,7 +201,12 @@ def _install(folder: Path, lock: Path, step: str, what: str) -> None:
     done = run([*pip, "install", "-q", "--require-hashes", "--only-binary", ":all:", "-r", str(uv_lock)])
     if done.returncode == 0:
         config = run([*pip, "config", "list"]).stdout
-        env = {**os.environ, **uv_environment(config, os.environ), "VIRTUAL_ENV": str(folder)}
+        env = {
+            "UV_SYSTEM_CERTS": "true",
+            **os.environ,
+            **uv_environment(config, os.environ),
+            "VIRTUAL_ENV": str(folder),
+        }
         done = run(
             [str(folder / "bin" / "uv"), "pip", "install", "-q", "--require-hashes", "--index-strategy=unsafe-best-match",
              "--python", str(python), "-r", str(lock)], env
