@@ -77,7 +77,7 @@ def test_schemathesis(gateway: Gateway, key: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             command, "run", f"http://127.0.0.1:{gateway.port}/openapi.json", "-H", f"Authorization: Bearer {key}",
-            "--checks", "all", "--max-examples", "8", "--workers", "2", "--seed", "1", "--no-color",
+            "--checks", "all", "--max-examples", "8", "--workers", "1", "--seed", "1", "--no-color",
             "--generation-database", "none",
         ],
         cwd=tmp_path, capture_output=True, text=True, timeout=80, check=False,
