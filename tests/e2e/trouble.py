@@ -52,7 +52,11 @@ class Platform:
     def docker(self, *argv: str) -> str:
         """Run the engine's client on the host."""
         done = subprocess.run(
-            ["docker", "exec", self.options.host, "docker", *argv], check=True, capture_output=True, text=True, timeout=120
+            ["docker", "exec", self.options.host, "docker", *argv],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         return done.stdout.strip()
 
@@ -90,9 +94,15 @@ class Platform:
         """(status, headers, JSON body, seconds) of one request."""
         connection = self.connect()
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
-        headers = {"Host": self.options.name, "Content-Type": "application/json", "Authorization": f"Bearer {key or self.key}"}
+        headers = {
+            "Host": self.options.name,
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {key or self.key}",
+        }
         started = time.monotonic()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):  # an early refusal is still answered
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError, ssl.SSLEOFError
+        ):  # an early refusal is still answered
             connection.request(method, path, data, headers)
         answer = connection.getresponse()
         raw = answer.read()
@@ -106,7 +116,12 @@ class Platform:
 
     def chat(self, **more: object) -> tuple[int, dict, dict, float]:
         """A short completion."""
-        body = {"model": self.options.model, "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}], **more}
+        body = {
+            "model": self.options.model,
+            "max_tokens": 8,
+            "messages": [{"role": "user", "content": "hello"}],
+            **more,
+        }
         return self.ask("POST", "/v1/chat/completions", body)
 
     def busy_slots(self) -> float:
@@ -247,7 +262,16 @@ def main() -> int:
     parser.add_argument("--model", default="mcpstack-demo")
     parser.add_argument("--first-byte", type=float, default=120)
     platform = Platform(parser.parse_args())
-    for trouble in (model_away, client_leaves, database_away, limiter_away, gateway_away, process_dies, too_much, model_slow):
+    for trouble in (
+        model_away,
+        client_leaves,
+        database_away,
+        limiter_away,
+        gateway_away,
+        process_dies,
+        too_much,
+        model_slow,
+    ):
         trouble(platform)
     print(f"{platform.kept} passed, {len(platform.broken)} failed")
     return 1 if platform.broken else 0
