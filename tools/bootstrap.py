@@ -208,7 +208,7 @@ def _install(folder: Path, lock: Path, step: str, what: str) -> None:
             "VIRTUAL_ENV": str(folder),
         }
         done = run(
-            [str(folder / "bin" / "uv"), "pip", "install", "-q", "--require-hashes", "--index-strategy=unsafe-best-match",
+            [str(folder / "bin" / "uv"), "pip", "install", "-q", "--compile-bytecode", "--require-hashes", "--index-strategy=unsafe-best-match",
              "--python", str(python), "-r", str(lock)], env
         )  # fmt: skip
     if done.returncode:

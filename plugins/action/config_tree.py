@@ -27,7 +27,9 @@ class ActionModule(ActionBase):
         variables = {**task_vars, "ansible_managed": MANAGED, **extra}
         search = [str(source.parent), *task_vars.get("ansible_search_path", [])]
         templar = self._templar.copy_with_new_env(searchpath=search, available_variables=variables)
-        rendered = templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True})
+        rendered = templar.template(
+            text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True}
+        )
         return "" if rendered is None else str(rendered)
 
     def _render_tree(self, tree: dict, task_vars: dict) -> tuple[list[dict], list[dict]]:
@@ -43,7 +45,9 @@ class ActionModule(ActionBase):
                 directories.append({"dest": place, "owner": owner, "group": group, "mode": "0750"})
                 continue
             is_template = source.suffix == ".j2"
-            content = self._render(source, task_vars, {}) if is_template else self._loader.get_text_file_contents(str(source))
+            content = (
+                self._render(source, task_vars, {}) if is_template else self._loader.get_text_file_contents(str(source))
+            )
             if is_template and not content.strip():  # a template that renders to nothing is a file that is not wanted
                 continue
             dest = place.removesuffix(".j2")
@@ -75,6 +79,10 @@ class ActionModule(ActionBase):
         module_args = {"files": files, "directories": directories, "prune": prune, "keep": list(args.get("keep") or [])}
         if args.get("validate"):
             module_args["validate"] = args["validate"]
-        result.update(self._execute_module(module_name="mcpstack.platform.config_tree", module_args=module_args, task_vars=task_vars))
+        result.update(
+            self._execute_module(
+                module_name="mcpstack.platform.config_tree", module_args=module_args, task_vars=task_vars
+            )
+        )
         result["config_tree_digest"] = digest.hexdigest()
         return result

@@ -252,7 +252,9 @@ class ActionModule(ActionBase):
                 found += [dict(zip(("where", "what", "fix"), split_problem(text), strict=True)) for text in value]
         for problem in found:
             named = [item["subject"] for item in report.findings]
-            where = problem["where"] if problem["where"].startswith("mcpstack_") else f"mcpstack_{role}_{problem['where']}"
+            where = (
+                problem["where"] if problem["where"].startswith("mcpstack_") else f"mcpstack_{role}_{problem['where']}"
+            )
             if not any(where.startswith(subject) for subject in named):
                 report.fail("PRE-01", where, problem["what"].rstrip("."), problem["fix"].rstrip("."))
 

@@ -77,7 +77,11 @@ def plan(files: list[dict], directories: list[dict], prune: list[str], keep: lis
         path = item["path"]
         if os.path.islink(path) or (os.path.lexists(path) and not os.path.isdir(path)):
             problems.append(
-                {"where": path, "what": "a directory must be here, but something else is", "fix": f"look at it and move it away: ls -ld {path}"}
+                {
+                    "where": path,
+                    "what": "a directory must be here, but something else is",
+                    "fix": f"look at it and move it away: ls -ld {path}",
+                }
             )
         elif not os.path.lexists(path):
             changes.append(Change(path, "create"))
@@ -86,7 +90,13 @@ def plan(files: list[dict], directories: list[dict], prune: list[str], keep: lis
     for item in files:
         path = item["path"]
         if os.path.isdir(path) and not os.path.islink(path):
-            problems.append({"where": path, "what": "a file must be here, but a directory is", "fix": f"look at it and move it away: ls -ld {path}"})
+            problems.append(
+                {
+                    "where": path,
+                    "what": "a file must be here, but a directory is",
+                    "fix": f"look at it and move it away: ls -ld {path}",
+                }
+            )
         elif not os.path.lexists(path):
             changes.append(Change(path, "create", after=item["content"]))
         elif os.path.islink(path) or _read(path) != item["content"].encode():
@@ -185,10 +195,20 @@ def diff_of(changes: list[Change]) -> list[dict]:
     for change in changes:
         if change.action in ("create", "update") and (change.before or change.after):
             entries.append(
-                {"before_header": change.path, "after_header": change.path, "before": change.before, "after": change.after}
+                {
+                    "before_header": change.path,
+                    "after_header": change.path,
+                    "before": change.before,
+                    "after": change.after,
+                }
             )
         else:
-            words = {"create": ("absent\n", "directory\n"), "attributes": ("owner or mode differ\n", "owner and mode as wanted\n")}
+            words = {
+                "create": ("absent\n", "directory\n"),
+                "attributes": ("owner or mode differ\n", "owner and mode as wanted\n"),
+            }
             before, after = words.get(change.action, ("present\n", "absent\n"))
-            entries.append({"before_header": change.path, "after_header": change.path, "before": before, "after": after})
+            entries.append(
+                {"before_header": change.path, "after_header": change.path, "before": before, "after": after}
+            )
     return entries

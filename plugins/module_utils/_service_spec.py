@@ -144,7 +144,11 @@ def _check_mounts(spec: dict, check: _Checker) -> None:
         if target is None:
             continue
         if target in targets:
-            check.add(where, f"mounts at {target}, where {targets[target]} mounts already", "mount each thing at its own place")
+            check.add(
+                where,
+                f"mounts at {target}, where {targets[target]} mounts already",
+                "mount each thing at its own place",
+            )
         targets[target] = where
     for index, volume in enumerate(spec["volumes"]):
         where = f"volumes[{index}]"
@@ -154,7 +158,11 @@ def _check_mounts(spec: dict, check: _Checker) -> None:
         check.path(f"{where}.path", volume.get("path"))
         path = volume.get("path")
         if isinstance(path, str) and path.startswith("/") and not path.startswith("/var/lib/mcpstack/"):
-            check.add(f"{where}.path", f"is {path}, outside the platform's own tree", "mount only what lies under /var/lib/mcpstack")
+            check.add(
+                f"{where}.path",
+                f"is {path}, outside the platform's own tree",
+                "mount only what lies under /var/lib/mcpstack",
+            )
         if not isinstance(volume.get("read_only", False), bool):
             check.add(f"{where}.read_only", f"is {volume['read_only']!r}", "give true or false")
 
@@ -170,7 +178,9 @@ def normalise(spec: dict, where: str = "service") -> dict:
     if out["name"]:
         check.root = f"{where} {out['name']}"
     check.match("name", out["name"], NAME, "model-runner")
-    if out["image"] is not None and (not isinstance(out["image"], str) or ":" not in out["image"] or out["image"].endswith(":latest")):
+    if out["image"] is not None and (
+        not isinstance(out["image"], str) or ":" not in out["image"] or out["image"].endswith(":latest")
+    ):
         check.add("image", f"is {out['image']!r}", "name an image by content tag or digest, never latest")
     check.number("uid", out["uid"], UID_MIN, UID_MAX)
     check.argv("entrypoint", out["entrypoint"])
@@ -199,7 +209,11 @@ def normalise(spec: dict, where: str = "service") -> dict:
         elif CREDENTIAL.search(str(name)) and value:
             check.add(f"environment.{name}", "holds a credential in the environment", f"use a secret and {name}_FILE")
 
-    for key, pattern, example in (("secrets", NAME, "gateway-db"), ("networks", NAME, "data"), ("depends_on", NAME, "postgres")):
+    for key, pattern, example in (
+        ("secrets", NAME, "gateway-db"),
+        ("networks", NAME, "data"),
+        ("depends_on", NAME, "postgres"),
+    ):
         if out[key] is None:
             continue
         if not isinstance(out[key], list):
@@ -231,9 +245,13 @@ def normalise(spec: dict, where: str = "service") -> dict:
     out["exceptions"] = check.items("exceptions", out["exceptions"], EXCEPTION)
     for index, item in enumerate(out["exceptions"]):
         if "check" in item and item["check"] not in EXCEPTIONS:
-            check.add(f"exceptions[{index}].check", f"is {item['check']!r}", f"only {', '.join(EXCEPTIONS)} can be relaxed")
+            check.add(
+                f"exceptions[{index}].check", f"is {item['check']!r}", f"only {', '.join(EXCEPTIONS)} can be relaxed"
+            )
         if "reason" in item and len(str(item["reason"])) < 15:
-            check.add(f"exceptions[{index}].reason", "explains nothing", "say why, in a sentence, for whoever reads the audit")
+            check.add(
+                f"exceptions[{index}].reason", "explains nothing", "say why, in a sentence, for whoever reads the audit"
+            )
 
     if check.problems:
         raise SpecError(check.problems)

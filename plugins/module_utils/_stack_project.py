@@ -78,7 +78,9 @@ def status(engine: Engine, services: list[str], log_lines: int = 0) -> list[Cont
     for summary in sorted(summaries, key=lambda item: item["Created"]):
         by_service[summary["Labels"].get(SERVICE_LABEL, summary["Id"][:12])] = summary
     names = list(services) + sorted(set(by_service) - set(services))
-    return [_inspect(engine, name, by_service[name], log_lines) if name in by_service else Container(name) for name in names]
+    return [
+        _inspect(engine, name, by_service[name], log_lines) if name in by_service else Container(name) for name in names
+    ]
 
 
 def problems(containers: list[Container], services: list[str]) -> list[str]:
@@ -87,11 +89,15 @@ def problems(containers: list[Container], services: list[str]) -> list[str]:
     for item in containers:
         see = f"See: docker logs {item.container}" if item.container else "Run the site playbook"
         if item.service not in services:
-            found.append(f"{item.service}: a container of the project that no service asks for. Run the site playbook to remove it.")
+            found.append(
+                f"{item.service}: a container of the project that no service asks for. Run the site playbook to remove it."
+            )
         elif item.state == "absent":
             found.append(f"{item.service}: there is no container. {see}.")
         elif item.oom_killed:
-            found.append(f"{item.service}: killed, it used more memory than its limit. Raise the service's memory limit.")
+            found.append(
+                f"{item.service}: killed, it used more memory than its limit. Raise the service's memory limit."
+            )
         elif item.state != "running":
             found.append(f"{item.service}: {item.state}, exit code {item.exit_code}, {item.restarts} restarts. {see}.")
         elif item.health != "healthy":
@@ -134,9 +140,16 @@ def leftovers(engine: Engine, data: bool) -> Leftovers:
     """What ``remove`` would remove; volumes only when ``data`` is true."""
     label = _label_filter(f"{PROJECT_LABEL}={PROJECT}")
     volumes = (engine.get("/volumes", label).get("Volumes") or []) if data else []
-    tags = [tag for image in engine.get("/images/json") for tag in image.get("RepoTags") or [] if tag.startswith(IMAGE_PREFIX)]
+    tags = [
+        tag
+        for image in engine.get("/images/json")
+        for tag in image.get("RepoTags") or []
+        if tag.startswith(IMAGE_PREFIX)
+    ]
     return Leftovers(
-        containers=sorted(item["Names"][0].lstrip("/") for item in engine.get("/containers/json", {"all": "1", **label})),
+        containers=sorted(
+            item["Names"][0].lstrip("/") for item in engine.get("/containers/json", {"all": "1", **label})
+        ),
         networks=sorted(item["Name"] for item in engine.get("/networks", label)),
         volumes=sorted(item["Name"] for item in volumes),
         images=sorted(tags),
@@ -157,5 +170,7 @@ def remove(engine: Engine, found: Leftovers) -> None:
             engine.delete(f"/images/{name}")
         except EngineError as error:
             if error.status == 409:
-                raise EngineError(f"Image {name} is used by a container outside the platform: remove that container first.", 409) from error
+                raise EngineError(
+                    f"Image {name} is used by a container outside the platform: remove that container first.", 409
+                ) from error
             raise

@@ -208,7 +208,9 @@ def validate(module: AnsibleModule, rules: dict, files: list[dict], directories:
         if missing and module.check_mode:
             return "unknown"
         if missing:
-            module.fail_json(msg=f"Cannot validate {rules['tree']}: {', '.join(missing)} must exist first, but does not.")
+            module.fail_json(
+                msg=f"Cannot validate {rules['tree']}: {', '.join(missing)} must exist first, but does not."
+            )
         parent = tempfile.gettempdir() if module.check_mode else STAGE_PARENT
         with core.Stage(rules["tree"], files, directories, parent) as staged:
             os.chown(staged, 0, rules["user"])
@@ -230,7 +232,8 @@ def validate(module: AnsibleModule, rules: dict, files: list[dict], directories:
     if result.rc != 0:
         said = (result.stdout + result.stderr).decode(errors="replace").strip()
         module.fail_json(
-            msg=f"{rules['command'][0]} refuses the new files of {rules['tree']}; nothing was changed. It says:\n{said}", rc=result.rc
+            msg=f"{rules['command'][0]} refuses the new files of {rules['tree']}; nothing was changed. It says:\n{said}",
+            rc=result.rc,
         )
     return "passed"
 
@@ -244,7 +247,12 @@ def main() -> None:
     }
     module = AnsibleModule(
         argument_spec={
-            "trees": {"type": "list", "elements": "dict", "default": [], "options": {"src": {"type": "path", "required": True}, **entry}},
+            "trees": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"src": {"type": "path", "required": True}, **entry},
+            },
             "files": {
                 "type": "list",
                 "elements": "dict",
@@ -281,7 +289,9 @@ def main() -> None:
     )
     params = module.params
     if params["trees"] or any(item["template"] for item in params["files"]):
-        module.fail_json(msg="Templates are rendered on the controller: call config_tree as a task, not as a bare module.")
+        module.fail_json(
+            msg="Templates are rendered on the controller: call config_tree as a task, not as a bare module."
+        )
     files = [{"path": item.pop("dest"), **item} for item in params["files"]]
     directories = [{"path": item.pop("dest"), **item} for item in params["directories"]]
     try:
@@ -291,7 +301,9 @@ def main() -> None:
         module.fail_json(msg="The configuration cannot be written; nothing was changed.\n" + "\n".join(lines))
     rules = params["validate"]
     validation = "not_needed"
-    if rules and any(change.path.startswith(rules["tree"] + "/") and change.action != "attributes" for change in changes):
+    if rules and any(
+        change.path.startswith(rules["tree"] + "/") and change.action != "attributes" for change in changes
+    ):
         validation = validate(module, rules, files, directories)
     if not module.check_mode:
         core.land(files, directories, changes)

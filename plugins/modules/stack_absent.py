@@ -68,7 +68,9 @@ def main() -> None:
             core.remove(engine, found)
     except EngineUnavailable as error:
         if os.path.exists("/usr/bin/dockerd"):
-            module.fail_json(msg=f"The engine is installed but does not answer, so nothing can be removed: {error} Start it: systemctl start docker")
+            module.fail_json(
+                msg=f"The engine is installed but does not answer, so nothing can be removed: {error} Start it: systemctl start docker"
+            )
         found = core.Leftovers([], [], [], [])
     except EngineError as error:
         module.fail_json(msg=f"The platform could not be removed completely: {error}")

@@ -100,8 +100,12 @@ def main() -> None:
         module.fail_json(msg=f"Cannot say how the services are: {error}", problems=[str(error)])
     found = core.problems(containers, services)
     if found and module.params["require_healthy"]:
-        module.fail_json(msg="The platform is not well.\n" + "\n".join(found) + "\n" + core.report(containers), problems=found)
-    module.exit_json(changed=False, containers=core.as_dicts(containers), problems=found, report=core.report(containers))
+        module.fail_json(
+            msg="The platform is not well.\n" + "\n".join(found) + "\n" + core.report(containers), problems=found
+        )
+    module.exit_json(
+        changed=False, containers=core.as_dicts(containers), problems=found, report=core.report(containers)
+    )
 
 
 if __name__ == "__main__":

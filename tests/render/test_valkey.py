@@ -104,7 +104,9 @@ def test_new_users_recreate_the_container(role):
 
 
 def test_a_fingerprint_cannot_end_its_comment(role):
-    text = role("valkey", **REQUIRED, mcpstack_valkey_acl_fingerprint="a\nenable-debug-command yes").files()["valkey.conf"]
+    text = role("valkey", **REQUIRED, mcpstack_valkey_acl_fingerprint="a\nenable-debug-command yes").files()[
+        "valkey.conf"
+    ]
     assert "# Users: aenabledebugcommandyes" in text.splitlines()
 
 

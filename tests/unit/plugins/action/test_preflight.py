@@ -284,7 +284,10 @@ def test_a_service_that_cannot_be_evaluated_leaves_ports_and_memory_undecided(ro
     ("text", "parts"),
     [
         ("mcpstack_x_a is 8m: give at least 32m.", ("mcpstack_x_a", "is 8m", "give at least 32m.")),
-        ("mcpstack_x_a: b is decided by the role: remove it.", ("mcpstack_x_a", "b is decided by the role", "remove it.")),
+        (
+            "mcpstack_x_a: b is decided by the role: remove it.",
+            ("mcpstack_x_a", "b is decided by the role", "remove it."),
+        ),
         ("mcpstack_x_a is empty; give the path.", ("mcpstack_x_a", "is empty", "give the path.")),
         ("mcpstack_x_a is odd", ("mcpstack_x_a", "is odd", "see the role's options")),
     ],

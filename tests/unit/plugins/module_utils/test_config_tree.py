@@ -108,6 +108,9 @@ def test_the_stage_holds_the_new_files_and_goes_away(tree, tmp_path):
 
 def test_the_diff_shows_content_and_removal(tree):
     (tree / "stray").write_text("x")
-    entries = {os.path.basename(e["before_header"]): e for e in core.diff_of(core.plan(*wanted(tree, a="new\n", b="two\n"), [str(tree)], []))}
+    entries = {
+        os.path.basename(e["before_header"]): e
+        for e in core.diff_of(core.plan(*wanted(tree, a="new\n", b="two\n"), [str(tree)], []))
+    }
     assert (entries["a"]["before"], entries["a"]["after"]) == ("one\n", "new\n")
     assert (entries["stray"]["before"], entries["stray"]["after"]) == ("present\n", "absent\n")

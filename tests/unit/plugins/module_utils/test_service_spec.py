@@ -36,7 +36,13 @@ def changed(**changes):
 
 def test_defaults_are_filled_in():
     spec = normalise(GOOD)
-    assert spec["health"] == {"command": ["/bin/ready"], "interval": "5s", "timeout": "3s", "retries": 10, "start_period": "30s"}
+    assert spec["health"] == {
+        "command": ["/bin/ready"],
+        "interval": "5s",
+        "timeout": "3s",
+        "retries": 10,
+        "start_period": "30s",
+    }
     assert spec["limits"]["nofile"] is None  # the engine has a default that fits the host
     assert spec["stop"] == {"signal": "SIGTERM", "grace": "10s"}
     assert spec["read_only"] is True
@@ -69,10 +75,22 @@ def test_the_input_is_not_changed():
         (changed(limits__pids=-1), "service postgres.limits.pids", "is -1"),
         (changed(limits__pids=True), "service postgres.limits.pids", "is True"),
         (changed(health__command=None), "service postgres.health.command", "is missing"),
-        (changed(health__command="pg_isready"), "service postgres.health.command", "is not a list of non-empty strings"),
+        (
+            changed(health__command="pg_isready"),
+            "service postgres.health.command",
+            "is not a list of non-empty strings",
+        ),
         (changed(health__interval="5"), "service postgres.health.interval", "is '5'"),
-        (changed(environment={"DB_PASSWORD": "x"}), "service postgres.environment.DB_PASSWORD", "holds a credential in the environment"),
-        (changed(environment={"GW_API_KEY": "x"}), "service postgres.environment.GW_API_KEY", "holds a credential in the environment"),
+        (
+            changed(environment={"DB_PASSWORD": "x"}),
+            "service postgres.environment.DB_PASSWORD",
+            "holds a credential in the environment",
+        ),
+        (
+            changed(environment={"GW_API_KEY": "x"}),
+            "service postgres.environment.GW_API_KEY",
+            "holds a credential in the environment",
+        ),
         (changed(environment={"PORT": 5432}), "service postgres.environment.PORT", "is int, not a string"),
         (changed(environment={"a\nb": "x"}), "service postgres.environment.a\nb", "is 'a\\nb'"),
         (changed(tmpfs=[{"target": "/tmp", "size": "64"}]), "service postgres.tmpfs[0].size", "is '64'"),
@@ -87,7 +105,11 @@ def test_the_input_is_not_changed():
             "service postgres.volumes[0].path",
             "is '/var/lib/mcpstack/../x'",
         ),
-        (changed(volumes=[{"target": "/x"}]), "service postgres.volumes[0]", "must be either a named volume or a host path"),
+        (
+            changed(volumes=[{"target": "/x"}]),
+            "service postgres.volumes[0]",
+            "must be either a named volume or a host path",
+        ),
         (
             changed(volumes=[{"name": "a", "target": "/x"}, {"name": "b", "target": "/x"}]),
             "service postgres.volumes[1].target",
@@ -98,12 +120,28 @@ def test_the_input_is_not_changed():
             "service postgres.secrets",
             "mounts at /run/secrets, where tmpfs[0].target mounts already",
         ),
-        (changed(publish=[{"host_ip": "0.0.0.0", "host_port": 443, "port": 443}]), "service postgres.publish[0].port", "is 443"),
+        (
+            changed(publish=[{"host_ip": "0.0.0.0", "host_port": 443, "port": 443}]),
+            "service postgres.publish[0].port",
+            "is 443",
+        ),
         (changed(publish=[{"host_port": 443, "port": 8443}]), "service postgres.publish[0].host_ip", "is missing"),
-        (changed(publish=[{"host_ip": "any", "host_port": 443, "port": 8443}]), "service postgres.publish[0].host_ip", "is 'any'"),
+        (
+            changed(publish=[{"host_ip": "any", "host_port": 443, "port": 8443}]),
+            "service postgres.publish[0].host_ip",
+            "is 'any'",
+        ),
         (changed(stop={"signal": "INT"}), "service postgres.stop.signal", "is 'INT'"),
-        (changed(exceptions=[{"check": "CMP-01", "reason": "because we want it so"}]), "service postgres.exceptions[0].check", "is 'CMP-01'"),
-        (changed(exceptions=[{"check": "CMP-08", "reason": "needed"}]), "service postgres.exceptions[0].reason", "explains nothing"),
+        (
+            changed(exceptions=[{"check": "CMP-01", "reason": "because we want it so"}]),
+            "service postgres.exceptions[0].check",
+            "is 'CMP-01'",
+        ),
+        (
+            changed(exceptions=[{"check": "CMP-08", "reason": "needed"}]),
+            "service postgres.exceptions[0].reason",
+            "explains nothing",
+        ),
         (["not", "a", "dict"], "service", "is list, not a mapping"),
     ],
 )
@@ -125,4 +163,9 @@ def test_a_file_reference_is_no_credential():
 
 
 def test_only_an_exception_with_a_reason_opens_the_root_file_system():
-    assert normalise(changed(exceptions=[{"check": "CMP-08", "reason": "writes its own state beside the binary"}]))["read_only"] is False
+    assert (
+        normalise(changed(exceptions=[{"check": "CMP-08", "reason": "writes its own state beside the binary"}]))[
+            "read_only"
+        ]
+        is False
+    )

@@ -24,7 +24,12 @@ class TableEngine:
         if path == "/containers/json":
             assert json.loads(params["filters"]) == {"label": ["com.docker.compose.project=mcpstack"]}
             return [
-                {"Id": f"id-{name}", "Created": n, "Names": [f"/mcpstack-{name}-1"], "Labels": {"com.docker.compose.service": name}}
+                {
+                    "Id": f"id-{name}",
+                    "Created": n,
+                    "Names": [f"/mcpstack-{name}-1"],
+                    "Labels": {"com.docker.compose.service": name},
+                }
                 for n, name in enumerate(self.states)
             ]
         if path == "/networks":
@@ -93,7 +98,9 @@ def test_a_container_nobody_asks_for_is_named():
 
 
 def test_the_report_shows_the_last_words_of_the_sick_only():
-    text = core.report(core.status(TableEngine({"a": UP, "b": {"Status": "exited", "ExitCode": 2}}), ["a", "b"], log_lines=5))
+    text = core.report(
+        core.status(TableEngine({"a": UP, "b": {"Status": "exited", "ExitCode": 2}}), ["a", "b"], log_lines=5)
+    )
     assert "Last lines of b:\n  words" in text
     assert "Last lines of a" not in text
     assert "0.0.0.0:443->8443/tcp" in text
@@ -119,7 +126,10 @@ def test_removal_goes_from_containers_to_images():
 
 def test_a_foreign_user_of_an_image_is_explained():
     engine = TableEngine({}, conflict=True)
-    with pytest.raises(EngineError, match="Image mcpstack/nginx:0123 is used by a container outside the platform: remove that container first."):
+    with pytest.raises(
+        EngineError,
+        match="Image mcpstack/nginx:0123 is used by a container outside the platform: remove that container first.",
+    ):
         core.remove(engine, core.leftovers(engine, False))
 
 

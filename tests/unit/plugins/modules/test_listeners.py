@@ -66,7 +66,6 @@ class TestListeners:
         assert result["msg"] == "declared[0].address: 'everywhere' is not an IP address."
 
     def test_as_declared(self, call):
-        assert call(listeners, {"declared": []}) == {
-            "changed": False, "listeners": [], "problems": [],
-            "invocation": {"module_args": {"declared": [], "project": "mcpstack"}},
-        }  # fmt: skip
+        result = call(listeners, {"declared": []})
+        result.pop("invocation", None)  # not every core repeats it
+        assert result == {"changed": False, "listeners": [], "problems": []}
