@@ -689,6 +689,13 @@ def failures(steps):
     ]
 
 
+def say(text, stream=None):
+    """One line for the terminal, at once."""
+    stream = stream or sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
 def main(argv=None):
     """Command line door. Ends with 0 when everything passed, 1 when not, 2 when it could not start."""
     parser = argparse.ArgumentParser(description="Walk a user's way through an OpenAI-compatible endpoint.")
@@ -713,7 +720,7 @@ def main(argv=None):
 
     def tell(step):
         if not args.live:
-            print(f"{step['result']:8}{step['step']:18}{step['what']}", flush=True)
+            say(f"{step['result']:8}{step['step']:18}{step['what']}")
 
     expect = {
         "prompt": args.prompt,
@@ -735,20 +742,20 @@ def main(argv=None):
             on_step=None if args.json else tell,
         )
     except ProbeError as error:
-        print(error, file=sys.stderr)
+        say(str(error), sys.stderr)
         return 2
     result = probe.run(("tcp", "tls", "models", "chat_stream") if args.live else STEPS)
     if args.json:
-        print(json.dumps(result, indent=2))
+        say(json.dumps(result, indent=2))
     elif args.live and "ttft_ms" in result["figures"]:
         figures = result["figures"]
-        print(
+        say(
             f"\n\nfirst token after {figures['ttft_ms']} ms, {figures['tokens_per_s']} tokens per second, {figures['tls_version']}"
         )
     for line in failures(result["steps"]):
-        print(line, file=sys.stderr)
+        say(line, sys.stderr)
     return 0 if result["passed"] else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -929,7 +929,7 @@ class Store:
 def main(arguments: list[str]) -> int:
     """What the unit runs at boot."""
     if arguments != ["publish"]:
-        print("usage: secret_store.py publish", file=sys.stderr)
+        sys.stderr.write("usage: secret_store.py publish\n")
         return 2
     store = Store()
     try:
@@ -937,13 +937,13 @@ def main(arguments: list[str]) -> int:
     except SecretError as exc:
         found = exc.problems
     for line in [*store.actions, *(f"Warning: {text}" for text in store.warnings)]:
-        print(line)
+        sys.stdout.write(f"{line}\n")
     if found:
         priority = "<3>" if "JOURNAL_STREAM" in os.environ else ""  # an error, for the journal
         for line in tell(found).splitlines():
-            print(f"{priority}{line}", file=sys.stderr)
+            sys.stderr.write(f"{priority}{line}\n")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

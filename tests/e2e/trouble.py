@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Break one part of a deployed platform after the other and hold what a client sees against what was promised.
 
-usage: trouble.py HOST --port PORT --name NAME --ca FILE --key-file FILE --first-byte SECONDS
+usage: trouble.py HOST --port PORT --name NAME --ca FILE --model MODEL --first-byte SECONDS
 
-HOST is a test host of tools/testhost. Every part that is stopped is started again, also when a promise is broken.
+The API key comes from the environment as OUTSIDE_KEY. HOST is a test host of tools/testhost. Every part that is stopped is started again, also when a promise is broken.
 Prints each promise, and fails with all that are broken.
 """
 
@@ -14,15 +14,15 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import socket
 import ssl
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
-UNKNOWN_KEY_TEMPLATE = "mk_dev_aaaaaaaaaaaa_" + "b" * 43
 # Asked from inside the gateway, the only service that reaches the model server.
 BUSY = """
 import urllib.request as u
@@ -37,7 +37,7 @@ class Platform:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.key = Path(options.key_file).read_text().strip()
+        self.key = os.environ["OUTSIDE_KEY"].strip()
         self.context = ssl.create_default_context(cafile=options.ca)
         self.broken: list[str] = []
         self.kept = 0
@@ -59,6 +59,11 @@ class Platform:
             timeout=120,
         )
         return done.stdout.strip()
+
+    def unknown_key(self, kid: str) -> str:
+        """A key of the right form for this environment that nobody was given."""
+        head = "_".join([*self.key.split("_")[:2], kid, "b" * 43])
+        return f"{head}_{zlib.crc32(head.encode()):08x}"
 
     @staticmethod
     def container(service: str) -> str:
@@ -185,16 +190,12 @@ def client_leaves(p: Platform) -> None:
 
 
 def database_away(p: Platform) -> None:
-    import zlib
-
-    unknown = f"{UNKNOWN_KEY_TEMPLATE}_{zlib.crc32(UNKNOWN_KEY_TEMPLATE.encode()):08x}"
-    status, *_rest = p.ask("GET", "/v1/models", key=unknown)
+    status, *_rest = p.ask("GET", "/v1/models", key=p.unknown_key("aaaaaaaaaaaa"))
     p.promise("a well-formed unknown key: 401", status == 401, status)
     with p.without("postgres", "stop -t 20", "start"):
         status, _headers, body, _seconds = p.chat()
         p.promise("database down: a known key goes on", status == 200, (status, body))
-        other = unknown.replace("aaaaaaaaaaaa", "aaaaaaaaaaab").rsplit("_", 1)[0]
-        status, _headers, body, seconds = p.ask("GET", "/v1/models", key=f"{other}_{zlib.crc32(other.encode()):08x}")
+        status, _headers, body, seconds = p.ask("GET", "/v1/models", key=p.unknown_key("aaaaaaaaaaab"))
         p.promise("... an unknown key is told 503, not 401", status == 503, (status, body))
         p.promise("... without a long wait", seconds < 5, f"{seconds:.1f} s")
 
@@ -258,7 +259,6 @@ def main() -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--ca", required=True)
-    parser.add_argument("--key-file", required=True)
     parser.add_argument("--model", default="mcpstack-demo")
     parser.add_argument("--first-byte", type=float, default=120)
     platform = Platform(parser.parse_args())
