@@ -18,8 +18,9 @@ import stat
 import tempfile
 from dataclasses import dataclass
 
+from ansible_collections.mcpstack.platform.plugins.module_utils._files import write_atomic
+
 STAGE_PREFIX = ".stage-"
-TEMP_PREFIX = ".new-"
 
 
 class TreeError(Exception):
@@ -114,20 +115,7 @@ def plan(files: list[dict], directories: list[dict], prune: list[str], keep: lis
 
 
 def _write(item: dict) -> None:
-    folder = os.path.dirname(item["path"])
-    handle, temporary = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(item["content"].encode())
-            out.flush()
-            os.fchown(out.fileno(), item["owner"], item["group"])
-            os.fchmod(out.fileno(), _mode(item["mode"]))
-            os.fsync(out.fileno())
-        os.replace(temporary, item["path"])
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
+    write_atomic(item["path"], item["content"].encode(), _mode(item["mode"]), (item["owner"], item["group"]))
 
 
 def _make_directory(item: dict) -> None:

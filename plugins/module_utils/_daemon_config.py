@@ -25,6 +25,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
+from ansible_collections.mcpstack.platform.plugins.module_utils import _files
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineError
 
 PATH = "/etc/docker/daemon.json"
@@ -476,38 +477,8 @@ def read_file(path: str) -> bytes | None:
 
 
 def write_atomic(path: str, data: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
-    """Write beside the target, sync, rename: a reader sees the old file or the new one, whatever happens.
-
-    The name beside it is fixed, so that what a killed run leaves is replaced by the next one.
-    """
-    path = os.path.realpath(path)
-    directory = os.path.dirname(path)
-    temporary = os.path.join(directory, f".{os.path.basename(path)}.mcpstack")
-    if os.path.lexists(temporary):
-        os.unlink(temporary)
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            os.fchmod(stream.fileno(), mode)
-            if owner is not None:
-                os.fchown(stream.fileno(), *owner)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    sync_directory(directory)
-
-
-def sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Replace a file whole; where a person has put a link, the file it leads to."""
+    _files.write_atomic(os.path.realpath(path), data, mode, owner)
 
 
 def parse(data: bytes | None, path: str = PATH) -> dict:
@@ -590,23 +561,11 @@ class Journal:
         self.data = {"version": 1, "original": original, "ours": {}, "written": None, "applied": None}
 
     def save(self) -> None:
-        directory = os.path.dirname(self.path)
-        os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
-        if not os.path.isdir(directory):
-            os.mkdir(directory, mode=0o700)
-        write_atomic(self.path, (json.dumps(self.data, indent=1, sort_keys=True) + "\n").encode(), 0o600)
+        _files.save_state(self.path, self.data)
 
     def forget(self) -> None:
         """Remove the journal and the directories that nothing else uses."""
-        if os.path.exists(self.path):
-            os.unlink(self.path)
-        directory = os.path.dirname(self.path)
-        for _level in range(2):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                return
-            directory = os.path.dirname(directory)
+        _files.forget_state(self.path)
 
 
 # -- the running engine -----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from ._files import write_atomic
 from ._image_errors import ImageError
 
 #: Names under which a Debian release can stand in a sources file, with what may follow them.
@@ -213,22 +214,12 @@ class Fetcher:
 
 
 def write_atomically(path: str, data: bytes) -> None:
-    """Write so that a reader sees the whole file or none of it."""
-    temporary = None
+    """Write into the cache, which several builds may fill at once; what a killed one leaves goes after an hour."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".part-")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        write_atomic(path, data, shared=True)
     except OSError as exc:
         raise not_written(path, exc) from exc
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def not_written(path: str, exc: OSError) -> ImageError:

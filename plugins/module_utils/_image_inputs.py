@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable
 
+from ._files import write_atomic
 from ._image_errors import ImageError
 
 
@@ -62,9 +63,5 @@ def read_services(directory: str) -> dict[str, bytes]:
 def write_lock(directory: str, name: str, lock: dict) -> str:
     """Write a lock so that it can be reviewed line by line."""
     path = os.path.join(directory, f"{name}.lock.json")
-    temporary = path + ".part"
-    with open(temporary, "w", encoding="utf-8") as handle:
-        json.dump(lock, handle, indent=1, sort_keys=True)
-        handle.write("\n")
-    os.replace(temporary, path)
+    write_atomic(path, (json.dumps(lock, indent=1, sort_keys=True) + "\n").encode())
     return path

@@ -25,6 +25,7 @@ import urllib.request
 from dataclasses import dataclass, field
 
 from . import _demo_model, _gguf
+from ._files import sync_directory, write_atomic
 
 MIB = 1024 * 1024
 CHUNK = MIB
@@ -742,7 +743,7 @@ class Cache:
         os.chmod(part, 0o644)
         self._own(part)
         os.rename(part, target)
-        _sync_directory(os.path.dirname(target))
+        sync_directory(os.path.dirname(target))
         self._remember(model)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part + ".json")
@@ -853,15 +854,7 @@ class Cache:
             self.outcome.changed = True
 
     def _write_json(self, name: str, content: dict, sync: bool = True) -> None:
-        path = self.path(name)
-        temporary = f"{path}.new"
-        with open(temporary, "w", encoding="utf-8") as handle:
-            json.dump(content, handle, sort_keys=True)
-            if sync:
-                handle.flush()
-                os.fsync(handle.fileno())
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, path)
+        write_atomic(self.path(name), json.dumps(content, sort_keys=True).encode(), sync=sync)
 
     def _modes(self, models: list) -> None:
         """Files 0644, directories 0755, all of the owner."""
@@ -917,14 +910,6 @@ def host_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 0
-
-
-def _sync_directory(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _truncate(path: str) -> None:

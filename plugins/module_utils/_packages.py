@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from ansible_collections.mcpstack.platform.plugins.module_utils._daemon_config import sync_directory, write_atomic
+from ansible_collections.mcpstack.platform.plugins.module_utils._files import forget_state, save_state
 
 STATUS = "var/lib/dpkg/status"
 AUTOMATIC = "var/lib/apt/extended_states"
@@ -159,20 +159,7 @@ class Record:
         return changed
 
     def save(self) -> None:
-        directory = os.path.dirname(self.path)
-        os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
-        if not os.path.isdir(directory):
-            os.mkdir(directory, mode=0o700)
-        write_atomic(self.path, (json.dumps(self.data, indent=1, sort_keys=True) + "\n").encode(), 0o600)
+        save_state(self.path, self.data)
 
     def forget(self) -> None:
-        if self.data is not None:
-            os.unlink(self.path)
-            sync_directory(os.path.dirname(self.path))
-        directory = os.path.dirname(self.path)
-        for _level in range(2):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                return
-            directory = os.path.dirname(directory)
+        forget_state(self.path)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine, EngineError, EngineUnavailable
+from ansible_collections.mcpstack.platform.plugins.module_utils._files import sync_directory
 
 #: Marks the container that runs initdb, so that one left behind by a killed run is found before its files are touched.
 INIT_LABEL = "mcpstack.postgres-init"
@@ -155,14 +156,6 @@ def _remove_leftovers(engine: Engine, cluster: Cluster, root: str) -> None:
         shutil.rmtree(os.path.join(root, "data.new"))
 
 
-def _sync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _give_to(root: str, engine: Engine, cluster: Cluster) -> None:
     """Make the volume the server's, as the image's own directory is; an engine that remaps users does that itself."""
     if any("name=userns" in option for option in engine.info().get("SecurityOptions") or []):
@@ -221,5 +214,5 @@ def ensure(engine: Engine, cluster: Cluster, check: bool = False, lock: str = LO
         os.rename(
             fresh, result["path"]
         )  # replaces the empty directory that the image may have put there, and nothing else
-        _sync(root)
+        sync_directory(root)
     return result

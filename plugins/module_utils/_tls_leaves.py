@@ -24,6 +24,7 @@ import shutil
 import stat
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _cert_check as check
+from ansible_collections.mcpstack.platform.plugins.module_utils._files import sync_directory, write_atomic
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 DNS = re.compile(
@@ -74,32 +75,6 @@ def _read(path: str) -> bytes | None:
             return handle.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _sync_directory(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write(path: str, data: bytes, mode: int, uid: int, gid: int) -> None:
-    staged = os.path.join(os.path.dirname(path), f".new-{os.path.basename(path)}")
-    if os.path.lexists(staged):
-        os.unlink(staged)
-    handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fchown(handle, uid, gid)
-        os.fchmod(handle, mode)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    os.replace(staged, path)
-    _sync_directory(os.path.dirname(path))
 
 
 class Leaves:
@@ -352,7 +327,7 @@ class Leaves:
             return
         self.actions.append(f"wrote {path}")
         if not self.check:
-            _write(path, data, mode, uid, gid)
+            write_atomic(path, data, mode, (uid, gid))
 
     def _leaf(self, leaf: dict, plan: dict) -> None:
         service, uid = leaf["service"], leaf["uid"]
@@ -425,7 +400,7 @@ class Leaves:
             if os.path.isdir(current) and not os.path.islink(current):
                 shutil.rmtree(current)
             os.replace(staged, current)
-            _sync_directory(folder)
+            sync_directory(folder)
             target, stray = fresh, []
         old = [name for name in self._entries(folder) if name not in (target, "current")]
         for path in [os.path.join(place, name) for name in stray] + [os.path.join(folder, name) for name in old]:
@@ -450,7 +425,7 @@ class Leaves:
         os.mkdir(staged, 0o755)
         os.chmod(staged, 0o755)
         for name, (data, mode, owner) in files.items():
-            _write(os.path.join(staged, name), data, mode, *owner)
+            write_atomic(os.path.join(staged, name), data, mode, owner)
         os.rename(staged, place)
         return place
 

@@ -13,6 +13,7 @@ import pytest
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _daemon_config as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineUnavailable
+from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils.trees import lay
 
 SETTINGS = {
     "live-restore": True,
@@ -164,14 +165,6 @@ ExecStart=/usr/sbin/dockerd -H fd:// \\
   --containerd=/run/containerd/containerd.sock $DOCKER_OPTS
 ExecReload=/bin/kill -s HUP $MAINPID
 """
-
-
-def lay(root, files: dict[str, str]):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return str(root)
 
 
 def test_flags_are_found_where_they_are_written(tmp_path):

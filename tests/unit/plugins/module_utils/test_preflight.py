@@ -12,14 +12,7 @@ import pytest
 from ansible_collections.mcpstack.platform.plugins.module_utils import _packages
 from ansible_collections.mcpstack.platform.plugins.module_utils import _preflight as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineError, EngineUnavailable
-
-
-def lay(root, files: dict[str, str]):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return str(root)
+from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils.trees import lay
 
 
 def said(report) -> list[str]:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
 import zlib
@@ -17,6 +16,8 @@ import zlib
 import pytest
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _secret_store as core
+from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils.crash import Killed, KilledAt
+from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils.trees import snapshot
 
 ME = os.geteuid()
 # root writes into directories of mode 0500 as the store does on a host; anybody else needs the w bit on his own
@@ -86,20 +87,7 @@ class Host:
         return json.loads((self.root / "etc/mcpstack/secrets.json").read_text())
 
     def snapshot(self):
-        """Every path with its mode, owner and content."""
-        found = {}
-        for folder, folders, files in os.walk(self.root):
-            for entry in folders + files:
-                path = os.path.join(folder, entry)
-                info = os.lstat(path)
-                if stat.S_ISLNK(info.st_mode):
-                    found[path] = ("link", os.readlink(path))
-                elif stat.S_ISREG(info.st_mode):
-                    with open(path, "rb") as handle:
-                        found[path] = (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, handle.read())
-                else:
-                    found[path] = (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
-        return found
+        return snapshot(self.root)
 
 
 @pytest.fixture(autouse=True)
@@ -665,49 +653,6 @@ def test_remove_leaves_nothing(host, tmp_path):
 
 
 # -- killed at any step -----------------------------------------------------------------------------------------------
-
-CALLS = (
-    "mkdir",
-    "makedirs",
-    "replace",
-    "rename",
-    "symlink",
-    "unlink",
-    "rmdir",
-    "chmod",
-    "chown",
-    "fchmod",
-    "fchown",
-    "open",
-    "write",
-    "fsync",
-)
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing may catch it."""
-
-
-class KilledAt:
-    """Stands in for ``os``; from the n-th call that changes something on, every such call raises, as for a dead process."""
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-
-    def __getattr__(self, name):
-        real = getattr(os, name)
-        if name not in CALLS:
-            return real
-
-        def call(*args, **kwargs):
-            if name == "open" and not args[1] & os.O_CREAT:
-                return real(*args, **kwargs)
-            self.left -= 1
-            if self.left < 0:
-                raise Killed(name)
-            return real(*args, **kwargs)
-
-        return call
 
 
 def story_first_run(host, tmp_path):

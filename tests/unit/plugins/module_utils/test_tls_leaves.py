@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import stat
 
 import pytest
 
@@ -18,7 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa  # noqa: E402
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID  # noqa: E402
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _cert_check as check  # noqa: E402
+from ansible_collections.mcpstack.platform.plugins.module_utils import _files  # noqa: E402
 from ansible_collections.mcpstack.platform.plugins.module_utils import _tls_leaves as core  # noqa: E402
+from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils.crash import Killed, KilledAt  # noqa: E402
+from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils.trees import snapshot  # noqa: E402
 
 NOW = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.timezone.utc)
 ME = os.geteuid()
@@ -100,20 +102,7 @@ class Host:
         return self.pki / "leaves" / service / "current"
 
     def snapshot(self):
-        found = {}
-        for folder, folders, files in os.walk(self.root):
-            for entry in folders + files:
-                path = os.path.join(folder, entry)
-                info = os.lstat(path)
-                mark = (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
-                if stat.S_ISLNK(info.st_mode):
-                    found[path] = os.readlink(path)
-                elif stat.S_ISREG(info.st_mode):
-                    with open(path, "rb") as handle:
-                        found[path] = (*mark, handle.read())
-                else:
-                    found[path] = mark
-        return found
+        return snapshot(self.root)
 
 
 LEAVES = [
@@ -445,47 +434,6 @@ def test_remove_leaves_nothing(host):
 
 # -- killed at any step -----------------------------------------------------------------------------------------------
 
-CALLS = (
-    "mkdir",
-    "makedirs",
-    "replace",
-    "rename",
-    "symlink",
-    "unlink",
-    "chmod",
-    "chown",
-    "fchmod",
-    "fchown",
-    "open",
-    "write",
-)
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing may catch it."""
-
-
-class KilledAt:
-    """Stands in for ``os``; from the n-th call that changes something on, every such call raises, as for a dead process."""
-
-    def __init__(self, number: int) -> None:
-        self.left = number
-
-    def __getattr__(self, name):
-        real = getattr(os, name)
-        if name not in CALLS:
-            return real
-
-        def call(*args, **kwargs):
-            if name == "open" and not args[1] & os.O_CREAT:
-                return real(*args, **kwargs)
-            self.left -= 1
-            if self.left < 0:
-                raise Killed(name)
-            return real(*args, **kwargs)
-
-        return call
-
 
 def usable(host, service):
     """A service that starts now finds a certificate and the key that belongs to it, or nothing at all."""
@@ -522,7 +470,9 @@ def test_killed_at_any_step_the_next_run_finishes(tmp_path, monkeypatch, story):
         host.root.mkdir()
         story(host)
         with monkeypatch.context() as patch:
-            patch.setattr(core, "os", KilledAt(steps))
+            dying = KilledAt(steps)
+            patch.setattr(core, "os", dying)
+            patch.setattr(_files, "os", dying)
             try:
                 host.look(LEAVES, TRUST)
                 killed = False

@@ -7,23 +7,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.mcpstack.platform.plugins.modules import endpoint_probe
 
 KEY = "mk_dev_abcdefghijkl_" + "S" * 43 + "_00000000"
-
-
-@pytest.fixture
-def call(capsys):
-    """call(module, arguments) -> its result, as Ansible would read it."""
-
-    def run(module, arguments, check=False):
-        with patch_module_args({**arguments, "_ansible_check_mode": check}), pytest.raises(SystemExit):
-            module.main()
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 @pytest.fixture

@@ -4,24 +4,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.mcpstack.platform.plugins.modules import listeners
-
-
-@pytest.fixture
-def call(capsys):
-    """call(module, arguments) -> its result, as Ansible would read it."""
-
-    def run(module, arguments, check=False):
-        with patch_module_args({**arguments, "_ansible_check_mode": check}), pytest.raises(SystemExit):
-            module.main()
-        return json.loads(capsys.readouterr().out)
-
-    return run
 
 
 class FakeEngine:
