@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -47,6 +48,62 @@ def test_parsing_raises_client_errors_only(model: type[BaseModel], raw: bytes) -
         raise AssertionError(word)
 
     assert isinstance(json.loads(sent, parse_constant=refuse), dict)
+
+
+CHAT = b'{"model":"tiny","messages":[{"role":"user","content":"x"}],'
+MANY = 200_000
+
+
+@pytest.mark.parametrize(
+    ("model", "raw", "message"),
+    [
+        (ChatCompletionRequest, b'{"model":"tiny","messages":[' + b"{}," * MANY + b"{}]}", "messages.0.role: Field "),
+        (ChatCompletionRequest, CHAT + b'"tools":[' + b"1," * MANY + b"1]}", "tools.0: Input should be "),
+        (ChatCompletionRequest, CHAT + b'"stop":[' + b"1," * MANY + b"1]}", "stop: Input should be "),
+        (
+            EmbeddingsRequest,
+            b'{"model":"tiny","input":[' + b"[[]]," * MANY + b"[]]}",
+            "input: Input should be a text, ",
+        ),
+    ],
+)
+def test_a_body_full_of_mistakes_costs_no_more_than_one_with_few(
+    model: type[BaseModel], raw: bytes, message: str
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ApiError) as caught:
+            parse(raw, model)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.message.startswith(message)
+    assert len(caught.value.suggestions) <= 5
+    assert peak < 40 * len(raw)
+
+
+def test_objects_with_very_many_members_are_refused() -> None:
+    members = {f"k{number}": 1 for number in range(1024)}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "extra": [{"deep": members}]}
+    assert parse(json.dumps(body).encode(), ChatCompletionRequest) == body
+    members["one more"] = 1
+    with pytest.raises(ApiError, match="an object with more than 1024 members"):
+        parse(json.dumps(body).encode(), ChatCompletionRequest)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        ("root ::= " + "(" * 20000 + '"a"' + ")" * 20000, "grammar: Grammar should have at most 4096 groups."),
+        ("root ::= " + '"a" | ' * 20000 + '"a"', "grammar: String should have at most 65536 characters."),
+    ],
+)
+def test_grammars_that_would_hurt_the_model_server_are_refused(grammar: str, message: str) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "grammar": 'root ::= ("a" | "b")*'}
+    assert parse(json.dumps(body).encode(), ChatCompletionRequest) == body
+    with pytest.raises(ApiError) as caught:
+        parse(json.dumps(body | {"grammar": grammar}).encode(), ChatCompletionRequest)
+    assert caught.value.message == message
 
 
 @given(raw=BODIES)

@@ -33,6 +33,7 @@ from mcpstack.gateway.proxy import Answer
 from mcpstack.gateway.service import Gateway
 
 _MEMBER = re.compile(r"(str|int|list\[.*\]|dict\[.*\]|literal\[.*\]|constrained-\w+)\Z", re.DOTALL)
+_MEMBERS = 1024
 _BODIES: tuple[type[BaseModel], ...] = (schemas.ChatCompletionRequest, schemas.EmbeddingsRequest)
 
 
@@ -170,13 +171,16 @@ async def _infer(gateway: Gateway, request: Request, scope: str, model: type[Bas
     gateway.limiter.enter(key.kid, key.concurrency)
     try:
         payload = parse(await _read_body(gateway, request), model)
-        await gateway.runner.require_model(payload["model"])
-        request.state.log["model"] = payload["model"]
+        # Only the bytes are kept while something is awaited: what they hold can take fifty times their space.
+        name, stream, body = payload["model"], payload.get("stream") is True, encode(payload)
+        del payload
+        await gateway.runner.require_model(name)
+        request.state.log["model"] = name
         return Answer(
             gateway,
             path=request.url.path,
-            body=encode(payload),
-            stream=payload.get("stream") is True,
+            body=body,
+            stream=stream,
             request_id=request.state.request_id,
             done=lambda: gateway.limiter.leave(key.kid),
         )
@@ -220,6 +224,7 @@ def parse(raw: bytes, model: type[BaseModel]) -> dict[str, Any]:
         raise ApiError("invalid_json", f"The body is not valid JSON: {error}.") from None
     if not isinstance(payload, dict):
         raise ApiError("invalid_json", "The body must be a JSON object.")
+    _check_members(payload)
     try:
         model.model_validate(payload)
     except ValidationError as error:
@@ -233,6 +238,18 @@ def parse(raw: bytes, model: type[BaseModel]) -> dict[str, Any]:
             suggestions=tuple(f"{_param(problem['loc'])}: {problem['msg']}" for problem in problems[:5]),
         ) from None
     return payload
+
+
+def _check_members(payload: dict[str, Any]) -> None:
+    """The model server keeps an object as a list of pairs: reading one with many members takes minutes."""
+    waiting: list[Any] = [payload]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if len(value) > _MEMBERS:
+                raise ApiError("invalid_request", f"The body holds an object with more than {_MEMBERS} members.")
+            value = value.values()
+        waiting.extend(item for item in value if isinstance(item, dict | list))
 
 
 def encode(payload: dict[str, Any]) -> bytes:

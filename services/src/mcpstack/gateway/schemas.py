@@ -7,7 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -17,12 +26,26 @@ def _integral(value: object) -> object:
 
 
 _WHOLE = BeforeValidator(_integral)  # the last one in an annotation is asked first
+# fail_fast below: a body of a few MB may hold a million wrong elements, and one error for each would not fit in memory.
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1), _WHOLE]
 
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
+
+
+_GRAMMAR_GROUPS = 4096
+
+
+def _shallow(grammar: str) -> str:
+    """The model server reads groups by recursion, and tens of thousands inside each other overrun its stack."""
+    if grammar.count("(") > _GRAMMAR_GROUPS:
+        raise PydanticCustomError("grammar", f"Grammar should have at most {_GRAMMAR_GROUPS} groups")
+    return grammar
+
+
+Grammar = Annotated[str, Field(max_length=64 * 1024), AfterValidator(_shallow)]
 
 
 class ContentPart(_Request):
@@ -34,9 +57,9 @@ class ContentPart(_Request):
 
 class Message(_Request):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, JsonValue]] | None = None
+    tool_calls: Annotated[list[dict[str, JsonValue]], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
 
 
@@ -62,7 +85,7 @@ class Tool(_Request):
 
 class ChatCompletionRequest(_Request):
     model: Name
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
@@ -70,7 +93,7 @@ class ChatCompletionRequest(_Request):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128), _WHOLE] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _WHOLE] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -78,15 +101,16 @@ class ChatCompletionRequest(_Request):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), _WHOLE] | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, JsonValue] | None = None
     parallel_tool_calls: bool | None = None
     user: str | None = None
+    grammar: Grammar | None = None  # llama.cpp's
 
 
 Text = Annotated[str, Field(min_length=1)]
 Token = Annotated[int, Field(ge=0, le=2**31 - 1), _WHOLE]
-Tokens = Annotated[list[Token], Field(min_length=1)]
+Tokens = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
 
 
 def _one_sentence(value: Any, check: Callable[[Any], Any]) -> Any:
@@ -105,9 +129,9 @@ class EmbeddingsRequest(_Request):
     model: Name
     input: Annotated[
         Text
-        | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Text], Field(min_length=1, max_length=2048, fail_fast=True)]
         | Tokens
-        | Annotated[list[Tokens], Field(min_length=1, max_length=2048)],
+        | Annotated[list[Tokens], Field(min_length=1, max_length=2048, fail_fast=True)],
         WrapValidator(_one_sentence),
     ]
     encoding_format: Literal["float", "base64"] | None = None
