@@ -204,3 +204,14 @@ def test_the_project_has_one_network_with_a_way_out(role):
     rendered = yaml.safe_load(render_template(role, "project.compose.yml.j2", {}))
     assert rendered["name"] == "mcpstack"
     assert {name for name, network in rendered["networks"].items() if not network["internal"]} == {"edge"}
+
+
+def test_the_model_cannot_reach_the_host_and_the_edge_cannot_call_out(role):
+    rendered = yaml.safe_load(render_template(role, "project.compose.yml.j2", {}))
+    hidden = {"com.docker.network.bridge.inhibit_ipv4": "true"}
+    assert {name: network["driver_opts"] for name, network in rendered["networks"].items()} == {
+        "edge": {"com.docker.network.bridge.enable_ip_masquerade": "false"},
+        "app": hidden,
+        "model": hidden,
+        "data": {},  # the host proves the logins of the databases through it
+    }
