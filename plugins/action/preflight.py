@@ -14,6 +14,7 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _preflight as core
+from ansible_collections.mcpstack.platform.plugins.module_utils._service_spec import limit_problems
 
 try:  # where a value was written; there is no public way to ask yet
     from ansible._internal._datatag._tags import Origin
@@ -200,7 +201,7 @@ class ActionModule(ActionBase):
                     values[option] = value
                     validate_option(report, option, spec, value, place)
             templars[role] = templar
-            services += self._service(report, templar, role, internal, late)
+            services += self._service(report, templar, role, internal, late, values)
         templar = self._templar.copy_with_new_env(available_variables=scope)
         for name in sorted(core.COLLECTION_VARIABLES & set(task_vars)):
             state, value = self._evaluate(templar, task_vars[name], late)
@@ -258,7 +259,7 @@ class ActionModule(ActionBase):
             if not any(where.startswith(subject) for subject in named):
                 report.fail("PRE-01", where, problem["what"].rstrip("."), problem["fix"].rstrip("."))
 
-    def _service(self, report, templar, role: str, internal: dict, late: set) -> list[dict]:
+    def _service(self, report, templar, role: str, internal: dict, late: set, values: dict) -> list[dict]:
         """The parts of a role's service spec that concern the host."""
         from ansible.template import trust_as_template
 
@@ -277,6 +278,14 @@ class ActionModule(ActionBase):
             report.decided({"memory": "PRE-25", "publish": "PRE-27"}[key], core.UNKNOWN)
             if state == "broken" and not any(item["severity"] in core.STOPPING for item in report.findings):
                 report.fail("PRE-03", f"{name}.{key}", f"cannot be evaluated ({value})", "correct the role's options")
+        state, limits = self._expression(templar, trust_as_template(f"{name}.limits"), late)
+        for problem in limit_problems(limits, name) if state == "done" else []:
+            key = problem["where"].rpartition(".")[2]
+            options = (f"mcpstack_{role}_{key}", f"mcpstack_{role}_limits")
+            named = next((option for option in options if option in values), problem["where"])
+            where = f"{named}.{key}" if named.endswith("_limits") else named
+            if not any(where.startswith(item["subject"]) for item in report.findings):
+                report.fail("PRE-01", where, problem["what"], problem["fix"])
         return [spec]
 
     def run(self, tmp=None, task_vars=None):

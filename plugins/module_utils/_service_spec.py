@@ -26,7 +26,7 @@ ENV_NAME = re.compile(r"^[A-Z][A-Z0-9_]*$")
 SIZE = re.compile(r"^[1-9][0-9]*[kmg]$")
 DURATION = re.compile(r"^[1-9][0-9]*(ms|s|m)$")
 MODE = re.compile(r"^0[0-7]{3}$")
-CPUS = re.compile(r"^[0-9]+(\.[0-9]+)?$")
+CPUS = re.compile(r"^(?![0.]+$)[0-9]+(\.[0-9]+)?$")  # nought would mean no limit
 SIGNAL = re.compile(r"^SIG[A-Z0-9]+$")
 # A value under one of these names is a credential, whatever it looks like: it belongs in a secret file.
 CREDENTIAL = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|PRIVATE_?KEY|PEPPER|CREDENTIALS?)$")
@@ -102,7 +102,7 @@ class _Checker:
         return out
 
     def match(self, where: str, value, pattern: re.Pattern, example: str) -> None:
-        if value is not None and not pattern.match(str(value)):
+        if value is not None and not pattern.fullmatch(str(value)):
             self.add(where, f"is {value!r}", f"write it like {example}")
 
     def argv(self, where: str, value) -> None:
@@ -167,6 +167,23 @@ def _check_mounts(spec: dict, check: _Checker) -> None:
             check.add(f"{where}.read_only", f"is {volume['read_only']!r}", "give true or false")
 
 
+def _check_limits(limits: dict, check: _Checker) -> dict:
+    out = check.table("limits", limits, LIMITS)
+    for key in ("memory", "shm"):
+        check.match(f"limits.{key}", out.get(key), SIZE, "512m")
+    check.match("limits.cpus", out.get("cpus"), CPUS, '"1.5"')
+    check.number("limits.pids", out.get("pids"), 1, 65536)
+    check.number("limits.nofile", out.get("nofile"), 256, 1048576)
+    return out
+
+
+def limit_problems(limits: dict, where: str) -> list[dict]:
+    """What is wrong with a spec's limits, for whoever asks before there is a whole spec."""
+    check = _Checker(where)
+    _check_limits(limits, check)
+    return check.problems
+
+
 def normalise(spec: dict, where: str = "service") -> dict:
     """Return ``spec`` with every default filled in, or raise ``SpecError`` naming all problems at once."""
     check = _Checker(where)
@@ -192,12 +209,7 @@ def normalise(spec: dict, where: str = "service") -> dict:
         check.match(f"health.{key}", out["health"].get(key), DURATION, "5s")
     check.number("health.retries", out["health"].get("retries"), 1, 100)
 
-    out["limits"] = check.table("limits", out["limits"], LIMITS) if out["limits"] is not None else {}
-    for key in ("memory", "shm"):
-        check.match(f"limits.{key}", out["limits"].get(key), SIZE, "512m")
-    check.match("limits.cpus", out["limits"].get("cpus"), CPUS, '"1.5"')
-    check.number("limits.pids", out["limits"].get("pids"), 1, 65536)
-    check.number("limits.nofile", out["limits"].get("nofile"), 256, 1048576)
+    out["limits"] = _check_limits(out["limits"], check) if out["limits"] is not None else {}
 
     if not isinstance(out["environment"], dict):
         check.add("environment", f"is {type(out['environment']).__name__}, not a mapping", "give names and strings")

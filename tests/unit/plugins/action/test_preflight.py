@@ -27,6 +27,10 @@ argument_specs:
         description: Port for HTTPS.
         type: int
         default: 443
+      mcpstack_edge_memory:
+        description: Memory.
+        type: str
+        default: 128m
       mcpstack_edge_profile:
         description: TLS profile.
         type: str
@@ -82,6 +86,7 @@ argument_specs:
 """,
 }
 DEFAULTS = """
+mcpstack_edge_memory: 128m
 mcpstack_edge_port: 443
 mcpstack_edge_profile: modern
 mcpstack_edge_cors_origins: []
@@ -92,7 +97,7 @@ VARS = """
 _mcpstack_edge_service:
   name: edge
   image: "{{ mcpstack_edge_image }}"
-  limits: {memory: 128m}
+  limits: {memory: "{{ mcpstack_edge_memory }}", cpus: "1.0", pids: 16}
   publish:
     - {host_ip: 0.0.0.0, host_port: "{{ mcpstack_edge_port }}", port: 8443}
 """
@@ -176,6 +181,8 @@ def test_good_options_pass_and_the_host_is_told_what_the_services_need(roles):
         ({"mcpstack_edge_profile": trust_as_template("{{ nope }}")},
          "[PRE-03] mcpstack_edge_profile: refers to nope, which is not defined. "
          "Fix: define it, or correct the expression."),
+        ({"mcpstack_edge_memory": "512m\nprivileged: true"},
+         "[PRE-01] mcpstack_edge_memory: is '512m\\nprivileged: true'. Fix: write it like 512m."),
         ({"mcpstack_edge_server_names": ["CHANGE_ME.org"]},
          '[PRE-04] mcpstack_edge_server_names[0]: is still the placeholder "CHANGE_ME.org". Fix: give the real value.'),
         ({"mcpstack_edge_server_names": ["a_b"]},

@@ -169,3 +169,10 @@ def test_only_an_exception_with_a_reason_opens_the_root_file_system():
         ]
         is False
     )
+
+
+@pytest.mark.parametrize("limits", [{"cpus": "0"}, {"cpus": "0.0"}, {"memory": "512m\n"}])
+def test_a_limit_that_would_be_none_or_breaks_a_line_is_refused(limits):
+    with pytest.raises(SpecError) as caught:
+        normalise({**GOOD, "limits": {**GOOD["limits"], **limits}})
+    assert [p["where"].rsplit(".", 1)[-1] for p in caught.value.problems] == list(limits)
