@@ -115,7 +115,10 @@ def plan(files: list[dict], directories: list[dict], prune: list[str], keep: lis
 
 
 def _write(item: dict) -> None:
-    write_atomic(item["path"], item["content"].encode(), _mode(item["mode"]), (item["owner"], item["group"]))
+    try:
+        write_atomic(item["path"], item["content"].encode(), _mode(item["mode"]), (item["owner"], item["group"]))
+    except OSError as error:  # a full disk does not say which one
+        raise OSError(error.errno, error.strerror or str(error), item["path"]) from error
 
 
 def _make_directory(item: dict) -> None:

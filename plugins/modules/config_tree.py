@@ -198,6 +198,13 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._engine import E
 STAGE_PARENT = "/etc/mcpstack"
 
 
+def refuse(module: AnsibleModule, error: OSError, what: str) -> None:
+    """Fail because the disk does."""
+    module.fail_json(
+        msg=f"{error.filename or 'The configuration'}: cannot be written ({error.strerror}); {what}. Make room there, then run again."
+    )
+
+
 def validate(module: AnsibleModule, rules: dict, files: list[dict], directories: list[dict]) -> str:
     """Run the validator on a staged copy; fail the module when it refuses."""
     engine = Engine()
@@ -304,9 +311,15 @@ def main() -> None:
     if rules and any(
         change.path.startswith(rules["tree"] + "/") and change.action != "attributes" for change in changes
     ):
-        validation = validate(module, rules, files, directories)
+        try:
+            validation = validate(module, rules, files, directories)
+        except OSError as error:
+            refuse(module, error, "nothing was changed")
     if not module.check_mode:
-        core.land(files, directories, changes)
+        try:
+            core.land(files, directories, changes)
+        except OSError as error:
+            refuse(module, error, "what runs was not touched")
     module.exit_json(
         changed=bool(changes),
         changed_paths=[change.path for change in changes],

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -93,6 +94,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_scratch(tree, monkeypatch):
         core.land(files, directories, core.plan(files, directories, [], []))
     assert (tree / "a").read_text() == "one\n"
     assert sorted(p.name for p in tree.iterdir()) == ["a", "b"]
+
+
+def test_a_full_disk_is_named_with_the_file(tree, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(core, "write_atomic", full)
+    files, directories = wanted(tree, a="new\n")
+    with pytest.raises(OSError, match="No space left") as caught:
+        core.land(files, directories, core.plan(files, directories, [], []))
+    assert caught.value.filename == f"{tree}/a"
 
 
 def test_the_stage_holds_the_new_files_and_goes_away(tree, tmp_path):
