@@ -27,6 +27,9 @@ _TIME = re.compile(r"([1-9][0-9]{0,4})([sm])\Z")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_~.-]+)+\Z")
 _MEMORY = re.compile(r"([1-9][0-9]{0,6})([mg])\Z")
 
+# Bodies of at least this many bytes count as large; the template recognises them by the number of digits.
+SMALL_BODY = 100_000
+
 _ROUTE_KEYS = ("path", "match", "service", "port", "methods", "streaming", "max_body", "read_timeout", "limit")
 _OPTION_KEYS = (
     "server_names",
@@ -343,13 +346,16 @@ def plan(options, prefix=""):
     if memory is None:
         check.add("limits.memory", f"{limits.get('memory')!r} is not a memory size.", "write it like 256m or 1g.")
     largest = max([body] + [size_bytes(r["max_body"]) or 0 for r in routes])
-    # Bodies wait in /tmp, which is memory: room for eight of the largest, and never less than 32 MiB.
-    tmpfs = max(32, -(-8 * largest // 1024**2))
+    # Bodies wait in /tmp, which is memory: room for eight of the largest, or for four beside every small one of a client, and
+    # never less than 32 MiB. One client may hold as many large ones as leave room for its small ones.
+    small = per_client.get("connections", 0) * SMALL_BODY if isinstance(per_client.get("connections"), int) else 0
+    tmpfs = max(32, -(-8 * largest // 1024**2), -(-(4 * largest + small) // 1024**2))
+    large_bodies = max(1, (tmpfs * 1024**2 - small) // largest) if largest else 1
     if memory is not None and largest <= MAX_BODY and tmpfs * 1024**2 > memory // 2:
         check.add(
             "limits.memory",
-            f"{limits['memory']} is too little: eight bodies of {largest // 1024}k need a {tmpfs}m /tmp, at most half of it.",
-            f"set limits.memory to {2 * tmpfs}m or more, or lower max_body.",
+            f"{limits['memory']} is too little: bodies of {largest // 1024}k need a {tmpfs}m /tmp, at most half of it.",
+            f"set limits.memory to {2 * tmpfs}m or more, or lower max_body or per_client.connections.",
         )
     if check.problems:
         raise EdgeConfigError(check.problems)
@@ -374,6 +380,7 @@ def plan(options, prefix=""):
         "rate": per_client["rate"],
         "burst": per_client["burst"],
         "connections": per_client["connections"],
+        "large_bodies": large_bodies,
         "max_body": options["max_body"],
         "hsts": sts,
         "trusted_proxies": [str(network) for network in proxies],

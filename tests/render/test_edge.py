@@ -98,6 +98,10 @@ def edge(request, role, tmp_path):
     return Rendered(role, request.param, tmp_path)
 
 
+def edge_size(text):
+    return int(text[:-1]) * {"k": 1024, "m": 1024**2}[text[-1]]
+
+
 class TestPolicy:
     def test_ngx_02_version_hidden(self, edge):
         assert edge.http.one("server_tokens") == ["off"]
@@ -144,7 +148,7 @@ class TestPolicy:
         zones = {re.search(r"zone=(\w+)", " ".join(d.args)).group(1) for d in edge.http.find("limit_req_zone")}
         base = edge.http.find("limit_req")
         assert [d.args[0] for d in base] == ["zone=edge_req"]
-        assert edge.http.one("limit_conn")[0] == "edge_conn"
+        assert [d.args[0] for d in edge.http.find("limit_conn")] == ["edge_conn", "edge_large"]
         used = {"edge_req"}
         for directive in edge.http.walk():
             if directive.name == "limit_req" and directive.parent.name == "location":
@@ -155,6 +159,13 @@ class TestPolicy:
             assert not (directive.name == "limit_conn" and directive.parent.name != "http")
         assert used == zones
         assert edge.http.one("limit_req_status") == edge.http.one("limit_conn_status") == ["429"]
+
+    def test_ngx_10_one_client_cannot_fill_the_room_for_bodies(self, edge):
+        room = int(edge.spec["tmpfs"][0]["size"].removesuffix("m")) * 1024**2
+        largest = max(edge_size(route["max_body"]) for route in edge.plan["routes"])
+        (connections,), (large,) = ([int(d.args[1])] for d in edge.http.find("limit_conn"))
+        assert large >= 4
+        assert large * largest + connections * 100_000 <= room
 
     def test_ngx_11_only_named_paths_and_methods(self, edge):
         server = edge.server("8443")

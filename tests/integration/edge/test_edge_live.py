@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -329,6 +330,24 @@ class TestLimits:
             assert 8 < time.monotonic() - started < 13
         entry = next(e for e in edge.entries() if e["request_id"] == "slow-body-1")
         assert (entry["status"], entry["upstream"]) == (408, "")
+
+    def test_large_bodies_of_one_client_leave_room_for_others(self, gateway, make_edge):
+        edge = make_edge(mcpstack_edge_per_client={"rate": 1000, "burst": 1000, "connections": 64})
+        large = edge.role.value("_mcpstack_edge_plan")["large_bodies"]
+        with contextlib.ExitStack() as open_connections:
+            held = []
+            for _number in range(large + 3):
+                connection = open_connections.enter_context(edge.connect(timeout=20))
+                head = f"POST {CHAT} HTTP/1.1\r\nHost: edge.test\r\nContent-Length: 3900000\r\n\r\n"
+                connection.sendall(head.encode() + b"x" * 1000)
+                held.append(connection)
+            refused = 0
+            for connection in held:
+                connection.settimeout(0.5)
+                with contextlib.suppress(TimeoutError):
+                    refused += b" 429 " in connection.recv(100)
+            assert refused == 3
+            assert edge.request("/v1/models").status == 200
 
 
 class TestProxying:

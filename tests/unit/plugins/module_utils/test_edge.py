@@ -67,8 +67,8 @@ EXACT = [
      "Fix: name at least one method."),
     ({"routes": [{"path": "/a", "limit": {"burst": 1}}]}, "mcpstack_edge_routes[0].limit.rate: None is not a whole number from 1 to "
      "100000. Fix: give a number from 1 to 100000."),
-    ({"max_body": "32m"}, "mcpstack_edge_limits.memory: 256m is too little: eight bodies of 32768k need a 256m /tmp, at most half of "
-     "it. Fix: set limits.memory to 512m or more, or lower max_body."),
+    ({"max_body": "32m"}, "mcpstack_edge_limits.memory: 256m is too little: bodies of 32768k need a 256m /tmp, at most half of "
+     "it. Fix: set limits.memory to 512m or more, or lower max_body or per_client.connections."),
     ({"surprise": 1}, "mcpstack_edge_surprise: is not a known option. Fix: use one of: " + ", ".join(core._OPTION_KEYS) + "."),
 ]  # fmt: skip
 
