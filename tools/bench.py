@@ -126,7 +126,7 @@ def build_elsewhere(name: str) -> dict[str, str]:
         timed(
             [
                 *ssh,
-                "apt-get -qq update && apt-get -qq install -y --no-install-recommends python3-yaml gpgv >/dev/null 2>&1",
+                "apt-get -qq update && apt-get -qq install -y --no-install-recommends python3-yaml python3-pip gpgv >/dev/null 2>&1",
             ]
         )
         _, out = timed([*ssh, "cd /root/src && python3 tools/images.py build --cache-dir /root/cache"])
@@ -235,16 +235,23 @@ def second() -> list[Figure]:
 
 
 PROBE = r"""
-import http.client, json, ssl, subprocess, time
+import http.client, json, os, ssl, subprocess, time
 def read(path):
     with open(path) as f: return f.read().strip()
-def inspect(service):
-    cid = subprocess.run(["docker", "ps", "-q", "--filter", "label=com.docker.compose.service=" + service], capture_output=True, text=True).stdout.split()[0]
-    nets = json.loads(subprocess.run(["docker", "inspect", cid], capture_output=True, text=True).stdout)[0]["NetworkSettings"]["Networks"]
-    return next(n["IPAddress"] for n in nets.values() if n["IPAddress"])
+class Inside(http.client.HTTPConnection):
+    # A socket made in a container's own network: the host itself has no way to the model.
+    def __init__(self, service, port):
+        super().__init__("127.0.0.1", port, timeout=60)
+        cid = subprocess.run(["docker", "ps", "-q", "--filter", "label=com.docker.compose.service=" + service], capture_output=True, text=True).stdout.split()[0]
+        self.pid = subprocess.run(["docker", "inspect", "-f", "{{.State.Pid}}", cid], capture_output=True, text=True).stdout.strip()
+    def connect(self):
+        with open("/proc/self/ns/net") as here, open("/proc/%s/ns/net" % self.pid) as there:
+            os.setns(there.fileno(), os.CLONE_NEWNET)
+            try: super().connect()
+            finally: os.setns(here.fileno(), os.CLONE_NEWNET)
 ctx = ssl.create_default_context(cafile="/etc/mcpstack/ca.crt")
 edge = http.client.HTTPSConnection("localhost", 443, context=ctx, timeout=60)
-model = http.client.HTTPConnection(inspect("model-runner"), 8080, timeout=60)
+model = Inside("model-runner", 8080)
 keys = {edge: read("/run/mcpstack/secrets/operator/operator-api-key/current"), model: read("/run/mcpstack/secrets/model-runner/model-api-key/current").split()[0]}
 def ask(conn, n):
     body = json.dumps({"model": MODEL, "stream": True, "max_tokens": 4, "messages": [{"role": "user", "content": "hello %d" % n}]})
