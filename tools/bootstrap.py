@@ -306,7 +306,9 @@ def remove_stale_pid(path: Path, proc: Path = Path("/proc")) -> None:
     with contextlib.suppress(OSError, ValueError):
         number = int(path.read_text())
         comm = proc / str(number) / "comm"
-        if comm.exists() and comm.read_text().strip() == "dockerd":
+        status = proc / str(number) / "status"
+        dead = status.exists() and "\nState:\tZ" in status.read_text()  # killed, and not yet noticed by its parent
+        if comm.exists() and comm.read_text().strip() == "dockerd" and not dead:
             raise BootstrapError(
                 f"A dockerd (process {number}) runs but does not answer: look at its log, or stop it, then run again."
             )
