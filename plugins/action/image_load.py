@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
                 return result
             loaded += done["loaded"]
             after += done["diff"]["after"]
-        done = {"changed": False, "removed": []}
+        done = {"changed": False, "removed": [], "others": probe["others"]}
         if args.get("prune"):
             done = self._module({**args, "archives_on": "target"}, task_vars)
             if done.get("failed"):
@@ -51,6 +51,7 @@ class ActionModule(ActionBase):
             changed=bool(loaded) or done["changed"],
             loaded=loaded,
             removed=done["removed"],
+            others=done["others"],
             diff={"before": before, "after": after},
         )
         return result

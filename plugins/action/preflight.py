@@ -269,13 +269,14 @@ class ActionModule(ActionBase):
         spec = {"name": role.replace("_", "-")}
         for key, text in (
             ("memory", f"{name}.limits.memory"),
+            ("cpus", f"{name}.limits.cpus"),
             ("publish", f"{name}.publish if 'publish' in {name} else []"),
         ):
             state, value = self._expression(templar, trust_as_template(text), late)
             if state == "done":
                 spec[key] = value
                 continue
-            report.decided({"memory": "PRE-25", "publish": "PRE-27"}[key], core.UNKNOWN)
+            report.decided({"memory": "PRE-25", "cpus": "PRE-35", "publish": "PRE-27"}[key], core.UNKNOWN)
             if state == "broken" and not any(item["severity"] in core.STOPPING for item in report.findings):
                 report.fail("PRE-03", f"{name}.{key}", f"cannot be evaluated ({value})", "correct the role's options")
         state, limits = self._expression(templar, trust_as_template(f"{name}.limits"), late)
@@ -331,7 +332,7 @@ class ActionModule(ActionBase):
             float(module_args.get("clock_warning_s", 5)),
             float(module_args.get("clock_limit_s", 60)),
         )
-        result.update(report.as_dict(), clock=clock, changed=False)
+        result.update(report.as_dict(), clock=clock, ansible_facts=answer["ansible_facts"], changed=False)
         result["warnings"] = report.warnings
         if report.stopping:
             result["failed"] = True

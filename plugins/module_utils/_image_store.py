@@ -81,18 +81,28 @@ def bring(engine: Engine, image: dict) -> None:
         )
 
 
-def outdated(engine: Engine, images: list[dict]) -> list[str]:
-    """Other tags of the same repositories that no container uses."""
+def others(engine: Engine, images: list[dict]) -> list[str]:
+    """Other tags of the same repositories, whether a container uses them or not; none where there is no engine."""
     kept = {image["ref"] for image in images}
     repositories = {ref.rpartition(":")[0] for ref in kept if "@" not in ref}
+    try:
+        tags = [tag for item in engine.get("/images/json") for tag in item.get("RepoTags") or []]
+    except EngineUnavailable:
+        return []
+    return sorted(tag for tag in tags if tag.rpartition(":")[0] in repositories and tag not in kept)
+
+
+def outdated(engine: Engine, images: list[dict]) -> list[str]:
+    """Other tags of the same repositories that no container uses."""
+    candidates = set(others(engine, images))
+    if not candidates:
+        return []
     used = {container["ImageID"] for container in engine.get("/containers/json", {"all": True})}
     found = []
     for item in engine.get("/images/json"):
         if item["Id"] in used:
             continue
-        found += [
-            tag for tag in item.get("RepoTags") or [] if tag.rpartition(":")[0] in repositories and tag not in kept
-        ]
+        found += [tag for tag in item.get("RepoTags") or [] if tag in candidates]
     return sorted(found)
 
 

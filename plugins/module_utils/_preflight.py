@@ -88,6 +88,8 @@ CHECKS = (
           "one, a conflict with a flag of the engine's unit"),
     Check("PRE-34", "No container is stopped by the engine's restart", "host", "medium", "nothing; says which running "
           "containers the restart would stop"),
+    Check("PRE-35", "The host has the processors that the services may use", "host", "high", "a service whose limit is "
+          "higher than the number of processors, which the engine refuses to start"),
 )  # fmt: skip
 BY_ID = {check.id: check for check in CHECKS}
 
@@ -467,6 +469,16 @@ def codename(root: str = "/") -> str | None:
     return SUPPORTED.get(release.get("ID", ""), {}).get(release.get("VERSION_ID", ""))
 
 
+def facts(root: str = "/", kernel: str | None = None) -> dict[str, str]:
+    """What the roles want to know of the host, under the names of Ansible's own facts."""
+    release = os_release(root)
+    return {
+        "distribution": release.get("ID", "").capitalize(),
+        "distribution_release": release.get("VERSION_CODENAME", ""),
+        "kernel": kernel or os.uname().release,
+    }
+
+
 def check_platform(report: Report, root: str = "/", machine: str | None = None, python=None) -> None:
     """PRE-20 to PRE-23."""
     release = os_release(root)
@@ -584,6 +596,29 @@ def check_memory(report: Report, services: list[dict], demand_mb: int | None, ro
             f"the host has {total // MB} MB of memory, but the services may use {demand // MB} MB{detail}",
             "lower the memory limits of the services, or give the host more memory",
         )
+
+
+def check_processors(report: Report, services: list[dict], count: int | None) -> None:
+    """PRE-35: the engine refuses a limit above the number of processors that are online."""
+    limits = {}
+    for service in services:
+        try:
+            limits[service["name"]] = float(service.get("cpus") or 0)
+        except (TypeError, ValueError):  # refused as an option already
+            limits[service["name"]] = 0.0
+    limits = {name: limit for name, limit in limits.items() if limit}
+    if not limits:
+        report.decided("PRE-35", NOT_APPLICABLE)
+        return
+    if not count:
+        report.unknown("PRE-35", "processors", "their number is not known", "mount /sys and /proc")
+        return
+    report.decided("PRE-35")
+    for name, limit in sorted(limits.items()):
+        if limit > count:
+            plural = "processor" if count == 1 else "processors"
+            report.fail("PRE-35", name, f"may use {limit:g} processors, but the host has {count} {plural}",
+                        f"set mcpstack_{name.replace('-', '_')}_cpus to at most {count}")  # fmt: skip
 
 
 def clock_offset(sent: float, received: float, started: float, finished: float) -> tuple[float, float]:
@@ -1008,6 +1043,7 @@ def inspect_host(demands: HostDemands, engine, root: str = "/", run=_daemon_conf
     containers = service.containers() if answers else []
     check_disk(report, demands.disk_mb, stored(engine, root) if demands.disk_mb else {}, root)
     check_memory(report, demands.services, demands.memory_mb, root)
+    check_processors(report, demands.services, os.cpu_count())
     check_ports(report, published(demands.services) + demands.ports, containers, demands.project, root)
     if demands.packages:
         check_compose(report, demands.source, root)

@@ -60,7 +60,7 @@ LIMITS = {"memory": REQUIRED, "cpus": REQUIRED, "pids": REQUIRED, "shm": "64m", 
 STOP = {"signal": "SIGTERM", "grace": "10s"}
 TMPFS = {"target": REQUIRED, "size": REQUIRED, "mode": "0700"}
 PUBLISH = {"host_ip": REQUIRED, "host_port": REQUIRED, "port": REQUIRED}
-VOLUME = {"name": None, "path": None, "target": REQUIRED, "read_only": False}
+VOLUME = {"name": None, "path": None, "target": REQUIRED, "read_only": False, "mode": None}
 EXCEPTION = {"check": REQUIRED, "reason": REQUIRED}
 
 
@@ -156,7 +156,10 @@ def _check_mounts(spec: dict, check: _Checker) -> None:
             check.add(where, "must be either a named volume or a host path", "give exactly one of name and path")
         check.match(f"{where}.name", volume.get("name"), NAME, "postgres-data")
         check.path(f"{where}.path", volume.get("path"))
+        check.match(f"{where}.mode", volume.get("mode"), MODE, '"0755"')
         path = volume.get("path")
+        if volume.get("mode") and path is None:
+            check.add(f"{where}.mode", "is given for a named volume", "give it only with path: that directory is made")
         if isinstance(path, str) and path.startswith("/") and not path.startswith("/var/lib/mcpstack/"):
             check.add(
                 f"{where}.path",

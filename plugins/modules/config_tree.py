@@ -64,9 +64,7 @@ options:
         type: path
         required: true
       template:
-        description:
-          - Template on the controller, handled by the action plugin.
-          - It may use the variable C(config_tree_digest), the SHA-256 over all files of O(trees).
+        description: Template on the controller, handled by the action plugin.
         type: path
       content:
         description: The content, if it is no template.
@@ -116,8 +114,10 @@ options:
     elements: path
     default: []
   validate:
-    description: How to validate one tree before it lands. Without it nothing is validated.
-    type: dict
+    description: How to validate trees before any file lands. A tree without a validator is not validated.
+    type: list
+    elements: dict
+    default: []
     suboptions:
       tree:
         description: The tree to validate, one of O(trees[].dest).
@@ -149,6 +149,13 @@ options:
         description: Scratch mounts, from target to options such as C(size=16m,mode=0700).
         type: dict
         default: {}
+  units:
+    description:
+      - Units of systemd that must be started, and enabled where their file has an C([Install]) section.
+      - In the order given, after the files have landed. systemd reads its units anew when one of their files has changed.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -159,11 +166,11 @@ EXAMPLES = r"""
         dest: /etc/mcpstack/edge
         group: 64101
     validate:
-      tree: /etc/mcpstack/edge
-      target: /etc/nginx
-      image: mcpstack/nginx:0123456789ab
-      command: [/usr/sbin/nginx, -t, -c, /etc/nginx/nginx.conf]
-      user: 64101
+      - tree: /etc/mcpstack/edge
+        target: /etc/nginx
+        image: mcpstack/nginx:0123456789ab
+        command: [/usr/sbin/nginx, -t, -c, /etc/nginx/nginx.conf]
+        user: 64101
 """
 
 RETURN = r"""
@@ -175,16 +182,17 @@ changed_paths:
   sample: [/etc/mcpstack/edge/nginx.conf]
 validation:
   description:
-    - V(passed) when the validator accepted the files, V(not_needed) when nothing in the tree differs or no validator is given.
+    - By tree, V(passed) when the validator accepted the files, V(not_needed) when nothing in the tree differs.
     - V(unknown) when it could not run in check mode because the engine or the image is not there yet.
   returned: success
-  type: str
-  sample: passed
-config_tree_digest:
-  description: SHA-256 over names and contents of all files of O(trees).
+  type: dict
+  sample: {/etc/mcpstack/edge: passed}
+started:
+  description: Units that were, or in check mode would be, started or enabled.
   returned: success
-  type: str
-  sample: 6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b
+  type: list
+  elements: str
+  sample: [run-mcpstack-secrets.mount]
 """
 
 import os
@@ -193,6 +201,7 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _config_tree as core
+from ansible_collections.mcpstack.platform.plugins.module_utils import _systemd_units
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine, EngineError, EngineUnavailable
 
 STAGE_PARENT = "/etc/mcpstack"
@@ -205,19 +214,17 @@ def refuse(module: AnsibleModule, error: OSError, what: str) -> None:
     )
 
 
-def validate(module: AnsibleModule, rules: dict, files: list[dict], directories: list[dict]) -> str:
-    """Run the validator on a staged copy; fail the module when it refuses."""
+def validate(module: AnsibleModule, rules: dict, files: list[dict], directories: list[dict]) -> tuple[str, str]:
+    """Run one validator on a staged copy: (validation, what it refused)."""
     engine = Engine()
     try:
         if module.check_mode and engine.image(rules["image"]) is None:
-            return "unknown"
+            return "unknown", ""
         missing = [mount["source"] for mount in rules["mounts"] if not os.path.exists(mount["source"])]
         if missing and module.check_mode:
-            return "unknown"
+            return "unknown", ""
         if missing:
-            module.fail_json(
-                msg=f"Cannot validate {rules['tree']}: {', '.join(missing)} must exist first, but does not."
-            )
+            return "refused", f"Cannot validate {rules['tree']}: {', '.join(missing)} must exist first, but does not."
         parent = tempfile.gettempdir() if module.check_mode else STAGE_PARENT
         with core.Stage(rules["tree"], files, directories, parent) as staged:
             os.chown(staged, 0, rules["user"])
@@ -231,18 +238,27 @@ def validate(module: AnsibleModule, rules: dict, files: list[dict], directories:
                 tmpfs=rules["tmpfs"],
             )
     except EngineUnavailable as error:
-        if module.check_mode:
-            return "unknown"
-        module.fail_json(msg=f"Cannot validate {rules['tree']}: {error}")
+        return ("unknown", "") if module.check_mode else ("refused", f"Cannot validate {rules['tree']}: {error}")
     except EngineError as error:
-        module.fail_json(msg=f"Cannot validate {rules['tree']}: {error}")
+        return "refused", f"Cannot validate {rules['tree']}: {error}"
     if result.rc != 0:
         said = (result.stdout + result.stderr).decode(errors="replace").strip()
-        module.fail_json(
-            msg=f"{rules['command'][0]} refuses the new files of {rules['tree']}; nothing was changed. It says:\n{said}",
-            rc=result.rc,
-        )
-    return "passed"
+        return "refused", f"{rules['command'][0]} refuses the new files of {rules['tree']}. It says:\n{said}"
+    return "passed", ""
+
+
+def validate_all(module: AnsibleModule, changes: list, files: list[dict], directories: list[dict]) -> dict[str, str]:
+    """What became of each tree; fails the module with everything that was refused."""
+    found, refused = {}, []
+    for rules in module.params["validate"]:
+        touched = [c for c in changes if c.path.startswith(rules["tree"] + "/") and c.action != "attributes"]
+        found[rules["tree"]] = "not_needed"
+        if touched:
+            found[rules["tree"]], said = validate(module, rules, files, directories)
+            refused += [said] if said else []
+    if refused:
+        module.fail_json(msg="\n".join(["Nothing was changed.", *refused]), validation=found)
+    return found
 
 
 def main() -> None:
@@ -280,7 +296,9 @@ def main() -> None:
             "prune": {"type": "list", "elements": "path", "default": []},
             "keep": {"type": "list", "elements": "path", "default": []},
             "validate": {
-                "type": "dict",
+                "type": "list",
+                "elements": "dict",
+                "default": [],
                 "options": {
                     "tree": {"type": "path", "required": True},
                     "target": {"type": "path", "required": True},
@@ -291,6 +309,7 @@ def main() -> None:
                     "tmpfs": {"type": "dict", "default": {}},
                 },
             },
+            "units": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -306,25 +325,30 @@ def main() -> None:
     except core.TreeError as error:
         lines = [f"{n}. {p['where']}: {p['what']}. Fix: {p['fix']}." for n, p in enumerate(error.problems, 1)]
         module.fail_json(msg="The configuration cannot be written; nothing was changed.\n" + "\n".join(lines))
-    rules = params["validate"]
-    validation = "not_needed"
-    if rules and any(
-        change.path.startswith(rules["tree"] + "/") and change.action != "attributes" for change in changes
-    ):
-        try:
-            validation = validate(module, rules, files, directories)
-        except OSError as error:
-            refuse(module, error, "nothing was changed")
+    try:
+        validation = validate_all(module, changes, files, directories)
+    except OSError as error:
+        refuse(module, error, "nothing was changed")
+    diff, started = core.diff_of(changes), []
     if not module.check_mode:
         try:
             core.land(files, directories, changes)
         except OSError as error:
             refuse(module, error, "what runs was not touched")
+    if params["units"]:
+        try:
+            started = _systemd_units.bring_up(
+                params["units"], [change.path for change in changes], module.run_command, check=module.check_mode
+            )
+        except _systemd_units.UnitError as error:
+            module.fail_json(msg=str(error), changed_paths=[change.path for change in changes])
+        diff += [{"before_header": u, "after_header": u, "before": "stopped\n", "after": "started\n"} for u in started]
     module.exit_json(
-        changed=bool(changes),
+        changed=bool(changes or started),
         changed_paths=[change.path for change in changes],
         validation=validation,
-        diff=core.diff_of(changes),
+        started=started,
+        diff=diff,
     )
 
 

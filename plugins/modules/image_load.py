@@ -96,13 +96,19 @@ removed:
   returned: success
   type: list
   elements: str
+others:
+  description: Other tags of the same image names that the host had at the end, used or not.
+  returned: success
+  type: list
+  elements: str
+  sample: [mcpstack/nginx:0badc0ffee00]
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._engine import Engine, EngineError
 from ..module_utils._image_errors import ImageError
-from ..module_utils._image_store import absent, bring, check_wanted, outdated, prune
+from ..module_utils._image_store import absent, bring, check_wanted, others, outdated, prune
 
 
 def main():
@@ -140,7 +146,7 @@ def main():
         if not module.check_mode:
             for image in missing:
                 bring(engine, image)
-        if module.params["prune"] and not (module.check_mode and len(missing) == len(images)):
+        if module.params["prune"]:
             removed = outdated(engine, images)
             if not module.check_mode:
                 removed = prune(engine, removed)
@@ -148,6 +154,7 @@ def main():
             changed=bool(loaded or removed),
             loaded=loaded,
             removed=removed,
+            others=others(engine, images),
             diff={
                 "before": "".join(f"{ref}\n" for ref in removed),
                 "after": "".join(f"{ref}\n" for ref in loaded),

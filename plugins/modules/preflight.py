@@ -176,6 +176,20 @@ summary:
   returned: always
   type: dict
   sample: {"critical": 0, "high": 1, "medium": 0, "low": 0, "info": 0}
+ansible_facts:
+  description: What the roles want to know of the host, under the names of Ansible's own facts.
+  returned: always
+  type: dict
+  contains:
+    distribution:
+      description: The distribution, such as V(Debian).
+      type: str
+    distribution_release:
+      description: Code name of the release, such as V(trixie).
+      type: str
+    kernel:
+      description: Version of the running kernel.
+      type: str
 clock:
   description: When the module started and finished by the host's clock.
   returned: always
@@ -245,7 +259,12 @@ def main():
         report = core.inspect_host(demands, Engine(params["socket"], timeout=10), params["root"])
     except OSError as exc:
         module.fail_json(msg=f"{exc.filename}: {exc.strerror}. Fix: run as root (become: true).")
-    module.exit_json(changed=False, clock={"started": started, "finished": time.time()}, **report.as_dict())
+    module.exit_json(
+        changed=False,
+        ansible_facts=core.facts(params["root"]),
+        clock={"started": started, "finished": time.time()},
+        **report.as_dict(),
+    )
 
 
 if __name__ == "__main__":

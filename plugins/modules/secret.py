@@ -43,6 +43,11 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  units:
+    description: Units of systemd that publish the secrets at boot; started and enabled once everything is published.
+    type: list
+    elements: str
+    default: []
   secrets:
     description: All secrets of the host.
     type: list
@@ -183,6 +188,7 @@ actions:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _secret_store as core
+from ansible_collections.mcpstack.platform.plugins.module_utils import _systemd_units
 
 
 def main() -> None:
@@ -190,6 +196,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "units": {"type": "list", "elements": "str", "default": []},
             "secrets": {
                 "type": "list",
                 "elements": "dict",
@@ -225,6 +232,11 @@ def main() -> None:
             store.remove(module.check_mode)
         else:
             after = store.apply(module.params["secrets"], module.check_mode)
+            if module.params["units"]:
+                started = _systemd_units.bring_up(module.params["units"], [], module.run_command, module.check_mode)
+                store.actions += [f"started {unit}" for unit in started]
+    except _systemd_units.UnitError as error:
+        module.fail_json(msg=f"The secrets are published, but not at the next boot: {error}")
     except core.SecretError as error:
         module.fail_json(msg=f"The secrets of this host were left as they are.\n{error}")
     except OSError as error:

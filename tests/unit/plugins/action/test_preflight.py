@@ -141,7 +141,12 @@ def run(variables, answer=None, **args):
     def execute(module_name, module_args, task_vars):
         sent.update(module_args, module_name=module_name)
         now = time.time()
-        return answer or {"findings": [], "checks_run": {"PRE-20": "pass"}, "clock": {"started": now, "finished": now}}
+        return answer or {
+            "findings": [],
+            "checks_run": {"PRE-20": "pass"},
+            "ansible_facts": {},
+            "clock": {"started": now, "finished": now},
+        }
 
     plugin._execute_module = execute
     return plugin.run(task_vars=task_vars), sent
@@ -153,7 +158,12 @@ def test_good_options_pass_and_the_host_is_told_what_the_services_need(roles):
     assert result["checks_run"]["PRE-01"] == result["checks_run"]["PRE-20"] == result["checks_run"]["PRE-26"] == "pass"
     assert sent["module_name"] == "mcpstack.platform.preflight"
     assert sent["services"] == [
-        {"name": "edge", "memory": "128m", "publish": [{"host_ip": "0.0.0.0", "host_port": 443, "port": 8443}]}
+        {
+            "name": "edge",
+            "memory": "128m",
+            "cpus": "1.0",
+            "publish": [{"host_ip": "0.0.0.0", "host_port": 443, "port": 8443}],
+        }
     ]
 
 
@@ -258,7 +268,12 @@ def test_problems_of_the_host_and_of_the_options_come_together(roles):
     finding = {"id": "PRE-20", "title": "x", "severity": "high", "subject": "s", "where": "/etc/os-release",
                "evidence": "says Alpine", "fix": "use Debian", "references": [], "waived": None}  # fmt: skip
     now = time.time()
-    answer = {"findings": [finding], "checks_run": {"PRE-20": "fail"}, "clock": {"started": now, "finished": now}}
+    answer = {
+        "findings": [finding],
+        "checks_run": {"PRE-20": "fail"},
+        "ansible_facts": {},
+        "clock": {"started": now, "finished": now},
+    }
     result, _sent = run({**GOOD, "mcpstack_edge_port": "x"}, answer)
     assert result["msg"].startswith("2 problems on h1; nothing was changed.\n")
     assert result["summary"]["high"] == 2

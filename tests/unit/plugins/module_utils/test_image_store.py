@@ -180,6 +180,7 @@ def test_only_unused_tags_of_the_same_names_are_removed():
         containers=["sha256:used"],
         busy=["mcpstack/nginx:busy"],
     )
+    assert core.others(engine, [WANTED]) == ["mcpstack/nginx:busy", "mcpstack/nginx:old", "mcpstack/nginx:used"]
     tags = core.outdated(engine, [WANTED])
     assert tags == ["mcpstack/nginx:busy", "mcpstack/nginx:old"]
     assert core.prune(engine, tags) == ["mcpstack/nginx:old"]

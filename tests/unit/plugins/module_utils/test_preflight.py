@@ -630,3 +630,27 @@ def test_a_bare_host_is_inspected_as_a_whole(tmp_path):
     ]  # fmt: skip
     assert set(asked) == {"systemctl", "apt-get"}
     assert not (tmp_path / "journal.json").exists()
+
+
+# -- processors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cpus", "count", "state", "said"),
+    [
+        ("2.5", 2, "fail", "may use 2.5 processors, but the host has 2 processors"),
+        ("1.5", 1, "fail", "may use 1.5 processors, but the host has 1 processor"),
+        ("2", 2, "pass", None),
+        ("0.5", 1, "pass", None),
+        ("much", 1, "not_applicable", None),
+        (None, 1, "not_applicable", None),
+        ("1", None, "unknown", None),
+    ],
+)
+def test_no_service_may_use_more_processors_than_there_are(cpus, count, state, said):
+    report = core.Report()
+    core.check_processors(report, [{"name": "model-runner", "cpus": cpus}], count)
+    assert report.as_dict()["checks_run"]["PRE-35"] == state
+    assert [item["evidence"] for item in report.findings if item["severity"] == "high"] == ([said] if said else [])
+    if said:
+        assert report.findings[0]["fix"] == f"set mcpstack_model_runner_cpus to at most {count}"
