@@ -326,12 +326,11 @@ CHECKS = (
     ),
     Check(
         "NET-07", "IPv6 is published otherwise than IPv4", "medium", "SA", ("CIS Docker 5.14",),
-        "A port that is published on IPv6 reaches a container that has IPv6; otherwise the engine's proxy answers, every"
-        " client has the gateway's address, and limits per client count them all as one. The same port is not restricted"
-        " on one family and open to all on the other.",
+        "A port that is published on IPv6 reaches a container that has IPv6. Otherwise the engine's proxy answers, every"
+        " client has the gateway's address, and limits per client count them all as one.",
         "Set enable_ipv6: true on the network, or publish on IPv4 addresses only.",
-        'ports: ["[::1]:443:8443", "0.0.0.0:443:8443"]',
-        'ports: ["192.0.2.10:443:8443"]',
+        'ports: ["[2001:db8::10]:443:8443"]\nnetworks: {edge: {}}',
+        'ports: ["[2001:db8::10]:443:8443"]\nnetworks: {edge: {enable_ipv6: true}}',
     ),
     Check(
         "NET-08", "Network reaches further than it should", "medium", "SA", ("NIST SP 800-190 4.4.2",),
