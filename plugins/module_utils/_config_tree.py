@@ -12,6 +12,7 @@ sees the old file or the new one, and a run that is killed leaves nothing half w
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
 import stat
@@ -50,6 +51,13 @@ def _read(path: str) -> bytes:
         return handle.read()
 
 
+def _shown(content: bytes) -> str:
+    """For a difference; of a file that is no text only what tells two apart."""
+    if b"\0" in content:
+        return f"{len(content)} bytes that are no text, SHA-256 {hashlib.sha256(content).hexdigest()}\n"
+    return content.decode(errors="replace")
+
+
 def _attributes_differ(info: os.stat_result, item: dict) -> bool:
     return (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) != (_mode(item["mode"]), item["owner"], item["group"])
 
@@ -68,7 +76,7 @@ def _listed_below(root: str, wanted: set[str]) -> list[str]:
 def plan(files: list[dict], directories: list[dict], prune: list[str], keep: list[str]) -> list[Change]:
     """The changes that bring the disk to the wanted state.
 
-    files: ``{path, content, owner, group, mode}``; directories: ``{path, owner, group, mode}``; owners are numeric ids,
+    files: ``{path, content, owner, group, mode}`` with the content as bytes; directories: ``{path, owner, group, mode}``; owners are numeric ids,
     modes octal strings. ``prune`` names directories below which everything goes that is neither listed nor in ``keep``.
     Raises TreeError with every path that is in the way.
     """
@@ -99,10 +107,10 @@ def plan(files: list[dict], directories: list[dict], prune: list[str], keep: lis
                 }
             )
         elif not os.path.lexists(path):
-            changes.append(Change(path, "create", after=item["content"]))
-        elif os.path.islink(path) or _read(path) != item["content"].encode():
-            before = "" if os.path.islink(path) else _read(path).decode(errors="replace")
-            changes.append(Change(path, "update", before=before, after=item["content"]))
+            changes.append(Change(path, "create", after=_shown(item["content"])))
+        elif os.path.islink(path) or _read(path) != item["content"]:
+            before = "" if os.path.islink(path) else _shown(_read(path))
+            changes.append(Change(path, "update", before=before, after=_shown(item["content"])))
         elif _attributes_differ(os.stat(path), item):
             changes.append(Change(path, "attributes"))
     wanted = {item["path"] for item in files + directories} | set(keep)
@@ -116,7 +124,7 @@ def plan(files: list[dict], directories: list[dict], prune: list[str], keep: lis
 
 def _write(item: dict) -> None:
     try:
-        write_atomic(item["path"], item["content"].encode(), _mode(item["mode"]), (item["owner"], item["group"]))
+        write_atomic(item["path"], item["content"], _mode(item["mode"]), (item["owner"], item["group"]))
     except OSError as error:  # a full disk does not say which one
         raise OSError(error.errno, error.strerror or str(error), item["path"]) from error
 

@@ -69,6 +69,9 @@ options:
       content:
         description: The content, if it is no template.
         type: str
+      content_base64:
+        description: The content in Base64, for a file that is no text.
+        type: str
       owner:
         description: Numeric owner.
         type: int
@@ -195,6 +198,7 @@ started:
   sample: [run-mcpstack-secrets.mount]
 """
 
+import base64
 import os
 import tempfile
 
@@ -205,6 +209,13 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import _systemd_
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine, EngineError, EngineUnavailable
 
 STAGE_PARENT = "/etc/mcpstack"
+
+
+def content(item: dict) -> bytes:
+    """What a file shall hold."""
+    if item["content_base64"] is not None:
+        return base64.b64decode(item["content_base64"], validate=True)
+    return (item["content"] or "").encode()
 
 
 def refuse(module: AnsibleModule, error: OSError, what: str) -> None:
@@ -283,6 +294,7 @@ def main() -> None:
                 "options": {
                     "template": {"type": "path"},
                     "content": {"type": "str"},
+                    "content_base64": {"type": "str"},
                     "mode": {"type": "str", "default": "0640"},
                     **entry,
                 },
@@ -318,7 +330,10 @@ def main() -> None:
         module.fail_json(
             msg="Templates are rendered on the controller: call config_tree as a task, not as a bare module."
         )
-    files = [{"path": item.pop("dest"), **item} for item in params["files"]]
+    try:
+        files = [{"path": item.pop("dest"), **item, "content": content(item)} for item in params["files"]]
+    except ValueError as error:
+        module.fail_json(msg=f"content_base64 of a file is not valid Base64: {error}")
     directories = [{"path": item.pop("dest"), **item} for item in params["directories"]]
     try:
         changes = core.plan(files, directories, params["prune"], params["keep"])

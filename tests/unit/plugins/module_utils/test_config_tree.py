@@ -15,7 +15,9 @@ ME = {"owner": os.getuid(), "group": os.getgid()}
 
 
 def wanted(root, **contents):
-    files = [{"path": f"{root}/{name}", "content": text, "mode": "0640", **ME} for name, text in contents.items()]
+    files = [
+        {"path": f"{root}/{name}", "content": text.encode(), "mode": "0640", **ME} for name, text in contents.items()
+    ]
     return files, [{"path": str(root), "mode": "0750", **ME}]
 
 
@@ -126,3 +128,10 @@ def test_the_diff_shows_content_and_removal(tree):
     }
     assert (entries["a"]["before"], entries["a"]["after"]) == ("one\n", "new\n")
     assert (entries["stray"]["before"], entries["stray"]["after"]) == ("present\n", "absent\n")
+
+
+def test_of_a_file_that_is_no_text_the_diff_shows_what_tells_two_apart(tree):
+    files = [{"path": f"{tree}/a", "content": b"\0\xff", "mode": "0640", **ME}]
+    (entry,) = core.diff_of(core.plan(files, [], [], []))
+    digest = "06eb7d6a69ee19e5fbdf749018d3d2abfa04bcbd1365db312eb86dc7169389b8"
+    assert (entry["before"], entry["after"]) == ("one\n", f"2 bytes that are no text, SHA-256 {digest}\n")
