@@ -350,13 +350,13 @@ def _plain_problem(reply: Reply, name: str) -> str:
         return ""
     if reply.status not in (301, 302, 303, 307, 308):
         return f"is answered with {reply.status}"
-    target = urlsplit(reply.one("location"))
-    if target.scheme != "https":
-        return f"is sent to {reply.one('location') or 'nowhere'}"
     try:
+        target = urlsplit(reply.one("location"))
         host = target.hostname or ""
     except ValueError:
-        host = ""
+        return f"is sent to {reply.one('location')}, which is no address"
+    if target.scheme != "https":
+        return f"is sent to {reply.one('location') or 'nowhere'}"
     if host != name.lower().strip("[]") and host != f"www.{name}" and f"www.{host}" != name:
         return f"is sent to another host, {host}"
     return ""

@@ -130,7 +130,7 @@ def _protocol(audit: Audit, request: Request, found: Survey, told: set[tuple[str
 
     audit.decide(*PROTOCOL)
     for about, checks in {
-        "versions": ("TLS-02",), "suites": ("TLS-03",), "groups": ("TLS-04",), "dh": ("TLS-05",), "order": ("TLS-05",),
+        "versions": ("TLS-02",), "suites": ("TLS-03", "TLS-04", "TLS-05"), "groups": ("TLS-04",), "dh": ("TLS-05",), "order": ("TLS-05",),
         "flags": ("TLS-06",), "session": ("TLS-06",),
     }.items():  # fmt: skip
         for check in checks:

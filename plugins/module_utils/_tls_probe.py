@@ -244,8 +244,8 @@ class Flight:
                 break
             payload, self._data = self._data[5 : 5 + size], self._data[5 + size :]
             self.steps += 1
-            if kind == 21:
-                return self._alert(payload)
+            if kind == 21 and self._alert(payload):
+                return True
             if kind == 22:
                 self._messages += payload
                 if self._message():
