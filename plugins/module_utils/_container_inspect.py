@@ -20,6 +20,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._container_model
     Network,
     Port,
     Tmpfs,
+    Unknown,
 )
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine_snapshot import (
     NETWORK_LABEL,
@@ -192,7 +193,11 @@ def _networks(container: dict, networks: Mapping[str, dict] | None) -> tuple[Net
         if name in ("host", "none"):
             continue
         network = (networks or {}).get(str((endpoint or {}).get("NetworkID"))) or (networks or {}).get(name)
-        found.append(network_view(network, project_of(container)) if network else Network(name))
+        if network:
+            found.append(network_view(network, project_of(container)))
+        else:
+            unseen = Unknown("the engine did not say what this network is like")
+            found.append(Network(name, internal=unseen, ipv6=unseen))
     return tuple(sorted(found, key=lambda item: item.name))
 
 
