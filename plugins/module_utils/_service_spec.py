@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 
+from ansible_collections.mcpstack.platform.plugins.module_utils._secret_names import credential_name
+
 PROJECT = "mcpstack"
 SECRETS_ROOT = "/run/mcpstack/secrets"
 LEAVES_ROOT = "/var/lib/mcpstack/pki/leaves"
@@ -28,8 +30,6 @@ DURATION = re.compile(r"^[1-9][0-9]*(ms|s|m)$")
 MODE = re.compile(r"^0[0-7]{3}$")
 CPUS = re.compile(r"^(?![0.]+$)[0-9]+(\.[0-9]+)?$")  # nought would mean no limit
 SIGNAL = re.compile(r"^SIG[A-Z0-9]+$")
-# A value under one of these names is a credential, whatever it looks like: it belongs in a secret file.
-CREDENTIAL = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|PRIVATE_?KEY|PEPPER|CREDENTIALS?)$")
 
 UID_MIN, UID_MAX = 64101, 64999
 
@@ -221,7 +221,7 @@ def normalise(spec: dict, where: str = "service") -> dict:
         check.match(f"environment.{name}", name, ENV_NAME, "GATEWAY_LOG_LEVEL")
         if not isinstance(value, str):
             check.add(f"environment.{name}", f"is {type(value).__name__}, not a string", "quote the value")
-        elif CREDENTIAL.search(str(name)) and value:
+        elif credential_name(str(name)) and value:
             check.add(f"environment.{name}", "holds a credential in the environment", f"use a secret and {name}_FILE")
 
     for key, pattern, example in (
