@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make this machine ready to run the project: Debian packages, toolchain, collections, Docker engine.
 
-usage: bootstrap.py [packages] [venv] [collections] [services] [engine]     (default: all but services, in this order)
+usage: bootstrap.py [packages] [venv] [collections] [services] [peers] [engine]     (default: all but services and peers)
 
 Every step looks first and does only what is missing; a machine that is ready is left alone in well under a second.
 Steps are remembered by a hash of their inputs, so a changed lock file is installed and an unchanged one is not.
@@ -237,6 +237,11 @@ def services() -> None:
         (packages_folder / "mcpstack.pth").write_text(f"{ROOT / 'services' / 'src'}\n")
 
 
+def peers() -> None:
+    """The independent tools that the audits are held against."""
+    _install(CACHE / "venv-peers", REQUIREMENTS / "peers.txt", "peers", "the independent audit tools")
+
+
 def collections() -> None:
     """The collections the playbooks depend on, out of one pinned wheel, installed without Galaxy."""
     lock = REQUIREMENTS / "collections.txt"
@@ -353,7 +358,14 @@ def engine() -> None:
     say("the Docker engine answers")
 
 
-STEPS = {"packages": packages, "venv": venv, "collections": collections, "services": services, "engine": engine}
+STEPS = {
+    "packages": packages,
+    "venv": venv,
+    "collections": collections,
+    "services": services,
+    "peers": peers,
+    "engine": engine,
+}
 USUAL = ("packages", "venv", "collections", "engine")
 
 

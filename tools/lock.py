@@ -16,6 +16,7 @@ LOCKS = {
     "controller.txt": ["tools/requirements/controller.in"],
     "uv.txt": ["tools/requirements/uv.in"],
     "sanity.txt": ["--unsafe-package", "none", "tools/requirements/sanity.in"],
+    "peers.txt": ["tools/requirements/peers.in"],
     "services.txt": ["-c", "services/requirements.lock", "services/requirements.in", "services/requirements-test.in"],
 }
 
