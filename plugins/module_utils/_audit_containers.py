@@ -68,14 +68,16 @@ def _judge_masks(audit: Audit, container: dict) -> None:
     host = container.get("HostConfig") or {}
     if host.get("Privileged"):
         return
+    seen = []
     for field, wanted in (("MaskedPaths", MASKED), ("ReadonlyPaths", READ_ONLY)):
         paths = host.get(field)
         if paths is None:  # engines fill the lists in; one that does not say has its defaults
             continue
         missing = [path for path in wanted if path not in paths]
         if missing:
-            text = f"{field} is empty" if not paths else f"{field} lacks {', '.join(missing)}"
-            audit.find("CMP-26", name_of(container), f"{place_of(container)}: HostConfig.{field}", text)
+            seen.append(f"{field} is empty" if not paths else f"{field} lacks {', '.join(missing)}")
+    if seen:
+        audit.find("CMP-26", name_of(container), f"{place_of(container)}: HostConfig.MaskedPaths", "; ".join(seen))
 
 
 def _judge_label(audit: Audit, container: dict, security: Iterable[str]) -> None:

@@ -13,13 +13,20 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, LocalFiles, Unreadable
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import (
+    LIMIT,
+    Files,
+    LocalFiles,
+    Unreadable,
+)
 
 #: Longest status, control group or command line that is read.
 _LIMIT = 1 << 17
+_PIECE = 1 << 16
 CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 #: By bit number.
 CAPABILITIES = tuple(
@@ -33,6 +40,29 @@ CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 class ProcFiles(LocalFiles):
     """This machine's files, and where its links point."""
+
+    def read(self, path: str, limit: int = LIMIT) -> bytes:
+        """As LocalFiles, in pieces: a buffer of the limit's size for each small file of /proc costs more than the file."""
+        try:
+            handle = os.open(self._real(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise Unreadable(path, f"cannot be opened: {why}", "run this as root on the host itself") from error
+        pieces, size = [], 0
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise Unreadable(path, "is not a regular file", "name a regular file")
+            while size <= limit:
+                piece = os.read(handle, _PIECE)
+                if not piece:
+                    return b"".join(pieces)
+                pieces.append(piece)
+                size += len(piece)
+        except OSError as error:  # a process that ended between open and read
+            raise Unreadable(path, f"cannot be read: {error.strerror}", "try again") from error
+        finally:
+            os.close(handle)
+        raise Unreadable(path, f"is larger than {limit} bytes", "split it, or check that it is the right file")
 
     def link(self, path: str) -> str:
         """The text of a symbolic link; empty when there is none or it may not be read."""
