@@ -315,6 +315,11 @@ def judge_networks(
                 audit.unknown("NET-05", f"{name}: {network.internal.reason}")
         elif network.name in (policy.internal_networks or ()) and not network.internal:
             audit.find("NET-05", name, network.place, f"{network.name} is not internal")
+        if network.driver in ("macvlan", "ipvlan"):
+            text = (
+                f"{network.name} is {network.driver}: its containers are on the host's own network, past its firewall"
+            )
+            audit.find("NET-05", name, network.place, text, severity="medium")
         if network.name in policy.quiet_networks and not network.internal and not _quiet(network):
             audit.find("NET-08", name, network.place, f"{network.name} masquerades: what is on it can call out")
         if network.name in policy.hostless_networks and not _hostless(network):

@@ -248,6 +248,8 @@ def _judge_namespaces(audit: Audit, view: ContainerView, policy: Policy) -> None
     audit.decide("CMP-17", "CMP-18", "CMP-19", "CMP-20")
     if known(view.network_mode) == "host":
         audit.find("CMP-17", view.subject, view.where("network_mode"), "network_mode: host")
+    elif any(network.name == "host" for network in view.networks):
+        audit.find("CMP-17", view.subject, view.where("networks"), "network host")
     for field, key in (("pid_mode", "pid"), ("ipc_mode", "ipc"), ("uts_mode", "uts"), ("cgroup_mode", "cgroup")):
         if known(getattr(view, field)) == "host":
             audit.find("CMP-18", view.subject, view.where(field), f"{key}: host")

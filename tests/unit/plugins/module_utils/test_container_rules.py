@@ -213,6 +213,7 @@ CASES = {
     # CMP-17 to CMP-20
     "host network": ({"network_mode": "host", "networks": ()}, [("CMP-17", "high")]),
     "host network with ports that mean nothing": ({"network_mode": "host", "networks": (), **published()}, [("CMP-17", "high")]),
+    "the host's network by its name": ({"networks": (Network("host"),)}, [("CMP-17", "high")]),
     "host pid": ({"pid_mode": "host"}, [("CMP-18", "high")]),
     "host ipc": ({"ipc_mode": "host"}, [("CMP-18", "high")]),
     "host uts": ({"uts_mode": "host"}, [("CMP-18", "high")]),
@@ -611,6 +612,7 @@ NETWORK_CASES = [
     ([Network("a", subnets=("10.0.0.0/16",)), Network("b", subnets=("10.0.5.0/24",))], {}, ["NET-08"]),
     ([Network("a", subnets=("10.0.0.0/16",)), Network("b", subnets=("10.1.0.0/16", "fd00::/64"))], {}, []),
     ([Network("a", subnets=("169.254.0.0/16",))], {}, ["NET-08"]),
+    ([Network("a", driver="macvlan")], {}, ["NET-05"]),
     ([Network("a", subnets=("no subnet",))], {}, []),
     ([Network("a", internal=Unknown("it is external"))], {"internal_networks": frozenset({"a"})}, []),
 ]

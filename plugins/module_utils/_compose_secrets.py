@@ -1,0 +1,332 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rules about secrets in a compose file: in the environment, in URLs, on command lines, and as declared secrets.
+
+PRIVATE: internal to the collection, may change in any release. Standard library only. No finding carries a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ansible_collections.mcpstack.platform.plugins.module_utils import _compose_values as values
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_load import Project
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variables import keys_of
+from ansible_collections.mcpstack.platform.plugins.module_utils._container_images import split_image
+from ansible_collections.mcpstack.platform.plugins.module_utils._secret_names import (
+    credential_in_url,
+    credential_name,
+    literal_credential,
+)
+from ansible_collections.mcpstack.platform.plugins.module_utils._secret_placeholder import placeholder
+from ansible_collections.mcpstack.platform.plugins.module_utils._secret_strength import weak
+
+#: Options that take a secret as the next word or behind "=".
+_FLAG = re.compile(
+    r"^(--?(?:require-?pass|master-?auth|password|passwd|passphrase|pass|(?:[a-z0-9]+[-.])*"
+    r"(?:password|secret|token|api-?key|secret-?key|access-?token|auth-?token|admin-?password|client-?secret|root-?password)))"
+    r"(?:=(.*))?$",
+    re.I | re.S,
+)
+_ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]{0,80})=(.+)$", re.S)
+_MYSQL = frozenset("mysql mysqladmin mysqldump mysqlcheck mariadb mariadb-admin mariadb-dump mysqlshow".split())
+_REDIS = frozenset("redis-cli valkey-cli keydb-cli redis-benchmark".split())
+_SHELLS = frozenset("sh bash ash dash zsh".split())
+
+#: Images that read NAME_FILE, with the beginnings of the names for which they do; "" is every name.
+READS_FILES = {
+    "grafana/grafana": ("GF_",),
+    "grafana/grafana-enterprise": ("GF_",),
+    "grafana/grafana-oss": ("GF_",),
+    "dpage/pgadmin4": ("PGADMIN_DEFAULT_PASSWORD",),
+    "gitea/gitea": ("GITEA__",),
+    "library/elasticsearch": ("ELASTIC_PASSWORD",),
+    "library/influxdb": ("DOCKER_INFLUXDB_INIT_",),
+    "library/mariadb": ("MARIADB_", "MYSQL_"),
+    "library/mongo": ("MONGO_INITDB_",),
+    "library/mysql": ("MYSQL_",),
+    "library/nextcloud": ("NEXTCLOUD_", "MYSQL_", "POSTGRES_", "REDIS_HOST_PASSWORD", "SMTP_PASSWORD"),
+    "library/postgres": ("POSTGRES_",),
+    "library/redmine": ("REDMINE_",),
+    "library/wordpress": ("WORDPRESS_",),
+    "minio/minio": ("MINIO_ROOT_",),
+    "n8nio/n8n": ("N8N_", "DB_"),
+    "pgvector/pgvector": ("POSTGRES_",),
+    "postgis/postgis": ("POSTGRES_",),
+    "prometheuscommunity/postgres-exporter": ("DATA_SOURCE_",),
+    "timescale/timescaledb": ("POSTGRES_",),
+    "vaultwarden/server": ("",),
+}
+#: Images that read no NAME_FILE at all.
+READS_NO_FILES = frozenset(
+    {"library/memcached", "library/redis", "valkey/valkey", "library/rabbitmq", "library/haproxy"}
+)
+#: Words that mean the same thing in the name of a secret, so that both ends of a connection count as one secret.
+_ROLES = {
+    word: role
+    for role, words in {
+        "database": "db database postgres postgresql pg mysql mariadb mongo mongodb sql initdb",
+        "cache": "redis valkey cache",
+        "queue": "rabbitmq amqp broker queue",
+        "storage": "minio s3 aws storage",
+    }.items()
+    for word in words.split()
+}
+_NO_ROLE = frozenset(
+    "password passwd pass pwd secret token key apikey api root admin user default init app service access my main".split()
+)
+
+
+_SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+
+
+def _parts(name: str) -> list[str]:
+    return [part.lower() for part in _SPLIT.split(name[:120]) if part]
+
+
+@dataclass(frozen=True)
+class _Value:
+    """One value of a service's environment. source: name of the variable or env file entry it came from, "" if written."""
+
+    service: str
+    key: str
+    text: str
+    where: str
+    source: str
+
+
+class _Secrets:
+    """What the rules need to know of a project."""
+
+    def __init__(
+        self,
+        audit: Audit,
+        project: Project,
+        env: Mapping[str, str],
+        names: Sequence[str],
+        reported: set[tuple[str, str]],
+    ):
+        self.audit, self.project, self.names, self.reported = audit, project, names, reported
+        self.uses: dict[tuple[str, str], list[str]] = {}
+        self.lines: dict[tuple[str, str], list[str]] = {}
+        for use in project.variables:
+            for key in keys_of(project, use):
+                self.uses.setdefault((use.service, key), []).append(use.name)
+            self.lines.setdefault((use.service, use.where), []).append(use.name)
+        given = {entry.name: entry.value for entry in project.dotenv}
+        self.given: dict[str, str | None] = {**given, **env}
+
+    def environment(self, name: str) -> Iterator[_Value]:
+        """What the container gets, with the place and the source of each value."""
+        stated = values.environment(self.project.services[name])
+        for entry in self.project.env_file_entries(name):
+            if entry.name not in stated and entry.value and not entry.shadowed:
+                yield _Value(name, entry.name, entry.value, entry.where, "")
+        for key, value in stated.items():
+            if value:
+                sources = self.uses.get((name, key), [])
+                yield _Value(
+                    name, key, value, self.project.where(name, "environment", key), sources[0] if sources else ""
+                )
+
+    def is_variable(self, service: str, where: str, text: str) -> bool:
+        """Whether a text is the value of a variable that is used at this place."""
+        return any(self.given.get(name) == text for name in self.lines.get((service, where), []))
+
+
+def _judge_environment(secrets: _Secrets) -> list[_Value]:
+    """SEC-01 to SEC-05. Returns the credentials."""
+    audit = secrets.audit
+    found: list[_Value] = []
+    for name in secrets.names:
+        image = secrets.project.services[name].get("image")
+        for item in secrets.environment(name):
+            subject = f"service {name}"
+            url = credential_in_url(item.text)
+            if url is not None and not secrets.is_variable(name, item.where, url.password):
+                audit.find("SEC-02", subject, item.where, f"{item.key} holds a URL with a password")
+            if not literal_credential(item.key, item.text):
+                continue
+            found.append(item)
+            if (name, item.key) in secrets.reported:
+                continue
+            _judge_value(audit, item, subject)
+            if not item.source:
+                audit.find("SEC-01", subject, item.where, f"{item.key} has a literal value")
+            elif isinstance(image, str) and reads_file(image, item.key):
+                audit.find(
+                    "SEC-03",
+                    subject,
+                    item.where,
+                    f"{item.key} is in the environment, and the image reads {item.key}_FILE",
+                )
+    return found
+
+
+def _judge_value(audit: Audit, item: _Value, subject: str) -> None:
+    why = placeholder(item.text, item.key)
+    if why:
+        audit.find("SEC-04", subject, item.where, f"{item.key}: {why}")
+    elif weak(item.text, (item.service, item.key)):
+        audit.find("SEC-05", subject, item.where, f"{item.key} can be guessed")
+
+
+def reads_file(image: str, key: str) -> bool:
+    """Whether a well-known image takes the value of this variable from a file."""
+    name, _tag = split_image(image)
+    if name.startswith(("bitnami/", "bitnamilegacy/")):
+        return True
+    return any(key.startswith(start) for start in READS_FILES.get(name, ()))
+
+
+def _role(key: str) -> str:
+    """What a secret is for, by its name: both ends of one connection give the same."""
+    parts = _parts(key)
+    for part in parts:
+        if part in _ROLES:
+            return _ROLES[part]
+    return "_".join(part for part in parts if part not in _NO_ROLE)
+
+
+def _judge_reuse(audit: Audit, found: Iterable[_Value]) -> None:
+    """SEC-06: the same value under names that are not for the same thing. Only digests are compared."""
+    salt = os.urandom(16)
+    groups: dict[bytes, list[_Value]] = {}
+    for item in found:
+        if len(item.text) >= 6:
+            groups.setdefault(hashlib.blake2b(item.text.encode("utf-8", "replace"), key=salt).digest(), []).append(item)
+    for items in groups.values():
+        roles = {(_role(item.source or item.key)) for item in items}
+        if len(roles) < 2 or len({item.source or item.key for item in items}) < 2:
+            continue
+        items.sort(key=lambda item: (item.service, item.key))
+        names = ", ".join(dict.fromkeys(f"{item.key} of {item.service}" for item in items))
+        audit.find("SEC-06", f"service {items[0].service}", items[0].where, f"one value for {names}")
+
+
+def secret_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(option, value) of every secret on a command line."""
+    program = words[0].rpartition("/")[2] if words else ""
+    for index, word in enumerate(words):
+        short = word.rpartition("/")[2]
+        if short in _MYSQL or short in _REDIS:
+            program = short
+        following = words[index + 1] if index + 1 < len(words) else ""
+        match = _FLAG.match(word)
+        if match:
+            value = match.group(2) if match.group(2) is not None else "" if following.startswith("-") else following
+            yield match.group(1), value
+        elif program in _MYSQL and re.match(r"^-p.", word):
+            yield "-p", word[2:]
+        elif program in _REDIS and word == "-a":
+            yield "-a", following
+        elif (match := _ASSIGNMENT.match(word)) and credential_name(match.group(1)):
+            yield match.group(1), match.group(2)
+        elif "://" in word and (url := credential_in_url(word)) is not None:
+            yield "a URL", url.password
+
+
+def _command_lines(service: Mapping) -> Iterator[tuple[tuple, list[str]]]:
+    for key in ("entrypoint", "command"):
+        words = values.command(service, key)
+        if words:
+            yield (key,), words
+    check = values.healthcheck(service)
+    if check is not None and not check.disabled:
+        yield ("healthcheck", "test"), list(check.test[1:])
+
+
+def _unfold(words: Sequence[str]) -> tuple[list[str], bool]:
+    """The words of a command, and whether a shell replaces variables in them."""
+    shell = bool(words) and (len(words) == 1 or words[0].rpartition("/")[2] in _SHELLS)
+    if not shell:
+        return list(words[:1000]), False
+    return [part.strip("'\"") for word in words[:1000] for part in word[:20000].split()], True
+
+
+def _judge_commands(secrets: _Secrets) -> None:
+    """SEC-11."""
+    for name in secrets.names:
+        for keypath, line in _command_lines(secrets.project.services[name]):
+            words, shell = _unfold(line)
+            place = secrets.project.where(name, *keypath)
+            seen: set[str] = set()
+            for option, value in secret_arguments(words):
+                text = value.strip("'\"")
+                variable = text.startswith("$")
+                if option in seen or text in ("", "-") or (variable and not shell):
+                    continue
+                # the option says what it is; the value decides whether it is one
+                if not variable and not literal_credential("PASSWORD", text):
+                    continue
+                seen.add(option)
+                text = f"{option} {'with a variable that the shell puts there' if variable else 'with a value'}"
+                secrets.audit.find(
+                    "SEC-11", f"service {name}", place, f"{keypath[0]}: {text}", severity="medium" if variable else None
+                )
+
+
+def _judge_declared(secrets: _Secrets) -> None:
+    """SEC-10."""
+    audit, project = secrets.audit, secrets.project
+    used: set[str] = set()
+    for name in secrets.names:
+        service = project.services[name]
+        grants = values.secrets(service)
+        used |= {grant.source for grant in grants}
+        mounted = {mount.target.rstrip("/") for mount in values.volumes(service)}
+        mounted |= {grant.target for grant in (*grants, *values.configs(service))}
+        mounted |= {"" for _ in service.get("volumes_from") or ()}
+        image = service.get("image")
+        for key, value in values.environment(service).items():
+            base = key.removesuffix("_FILE")
+            if base == key or not value or not credential_name(base):
+                continue
+            place = project.where(name, "environment", key)
+            if isinstance(image, str) and split_image(image)[0] in READS_NO_FILES:
+                audit.find("SEC-10", f"service {name}", place, f"the image does not read {key}")
+            elif value.startswith("/run/secrets/") and not any(
+                value == path or value.startswith(path + "/") for path in mounted
+            ):
+                audit.find("SEC-10", f"service {name}", place, f"{key} names {value}, which nothing mounts")
+    used |= {grant.source for service in project.services.values() for grant in values.secrets(service)}
+    for name, body in project.secrets.items():
+        if values.flag(body.get("external") if isinstance(body, Mapping) else None):
+            if name in used:
+                audit.find(
+                    "SEC-10",
+                    f"secret {name}",
+                    project.place("secrets", name),
+                    "external: Compose has no store of secrets",
+                )
+        elif name not in used and not _used_by_build(project, name):
+            audit.find("SEC-10", f"secret {name}", project.place("secrets", name), "no service uses it", severity="low")
+
+
+def _used_by_build(project: Project, name: str) -> bool:
+    for service in project.services.values():
+        build = service.get("build")
+        listed = build.get("secrets") if isinstance(build, Mapping) else None
+        for entry in listed if isinstance(listed, list) else []:
+            if name == (entry.get("source") if isinstance(entry, Mapping) else entry):
+                return True
+    return False
+
+
+def judge_secrets(
+    audit: Audit, project: Project, env: Mapping[str, str], names: Sequence[str], reported: set[tuple[str, str]]
+) -> None:
+    """SEC-01 to SEC-06, SEC-10 and SEC-11 of the services.
+
+    reported: (service, key) of values that CMP-30 speaks of already.
+    """
+    audit.decide("SEC-01", "SEC-02", "SEC-03", "SEC-04", "SEC-05", "SEC-06", "SEC-10", "SEC-11")
+    secrets = _Secrets(audit, project, env, names, reported)
+    _judge_reuse(audit, _judge_environment(secrets))
+    _judge_commands(secrets)
+    _judge_declared(secrets)
