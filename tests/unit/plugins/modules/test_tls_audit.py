@@ -10,8 +10,8 @@ from ansible_collections.mcpstack.platform.plugins.modules import tls_audit
 from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils import tls_fixture as tls
 
 
-def arguments(port, **changes):
-    return {"host": "127.0.0.1", "port": port, "http": False, "server_names": ["localhost"], **changes}
+def arguments(listening, **changes):
+    return {"host": "127.0.0.1", "port": listening, "http": False, "server_names": ["localhost"], **changes}
 
 
 @pytest.fixture
