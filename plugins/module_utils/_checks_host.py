@@ -95,8 +95,8 @@ CHECKS = (
         "{}",
     ),
     Check(
-        "DMN-10", "No authorization plugin", "info", "AH", ("CIS Docker 2.12",),
-        "Advice, never a failure: without a plugin everybody who reaches the socket may do everything. On a host with one"
+        "DMN-10", "No authorization plugin", "low", "AH", ("CIS Docker 2.12",),
+        "Advice (info): without a plugin everybody who reaches the socket may do everything. On a host with one"
         " administrator that is as intended; with several members of the docker group a plugin tells them apart.",
         "Where several people share the engine, install an authorization plugin and name it in authorization-plugins.",
         "{}",
