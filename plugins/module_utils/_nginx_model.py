@@ -1,0 +1,509 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an nginx configuration means: servers, addresses, locations, and the value that applies at each place.
+
+PRIVATE: internal to the collection, may change in any release. Standard library only.
+
+nginx merges levels in two ways, and both are kept here: a simple directive of an inner level replaces the outer one, and
+a list (add_header, proxy_set_header, limit_req, allow and deny, access_log...) of an inner level replaces the whole outer
+list as soon as it has one entry of its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_parse import Directive, Tree
+from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_regex import Budget, Regex, RegexError, TooHard
+
+PASSES = ("proxy_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass", "grpc_pass", "memcached_pass")
+#: Blocks inside a location that are levels of their own without being a location.
+INNER = ("if", "limit_except")
+
+REFUSE, REDIRECT, FIXED, STATUS, PASS, STATIC = "refuse", "redirect", "fixed", "status", "pass", "static"
+
+
+@dataclass(frozen=True)
+class Listen:
+    """One address that a server listens on. ``key`` is equal for those that share a socket."""
+
+    directive: Directive
+    address: str
+    port: int
+    ssl: bool = False
+    default: bool = False
+    quic: bool = False
+
+    @property
+    def key(self) -> tuple:
+        return (self.address, self.port, self.quic)
+
+    @property
+    def unix(self) -> bool:
+        return self.address.startswith("unix:")
+
+    @property
+    def outside(self) -> bool:
+        """Whether somebody on another machine can reach it."""
+        if self.unix:
+            return False
+        try:
+            return not ipaddress.ip_address(self.address.strip("[]")).is_loopback
+        except ValueError:
+            return self.address != "localhost"
+
+    def __str__(self) -> str:
+        return self.address if self.unix else f"{self.address}:{self.port}"
+
+
+def parse_listen(directive: Directive, plain_port: int = 80) -> Listen:
+    """The address as nginx reads it: ``80`` and ``*:80`` are one socket, ``[::]:80`` and ``443 quic`` others."""
+    value, options = (directive.args[0] if directive.args else ""), set(directive.args[1:])
+    address, port = "*", plain_port
+    if value.startswith("unix:"):
+        address, port = value, 0
+    elif value.isdigit():
+        port = int(value[:6])
+    elif match := re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]*\]|[^:]*)(?::([0-9]{1,5}))?", value):
+        address, port = match[1] or "*", int(match[2] or plain_port)
+    if address in ("0.0.0.0", ""):  # noqa: S104 - read, not bound
+        address = "*"
+    return Listen(directive, address, port, "ssl" in options or "quic" in options,
+                  bool(options & {"default_server", "default"}), "quic" in options)  # fmt: skip
+
+
+@dataclass(eq=False)
+class Location:
+    """A location block. ``modifier`` is one of "", "=", "^~", "~", "~*", "@"."""
+
+    block: Directive
+    server: Server
+    modifier: str
+    path: str
+    children: list[Location] = field(default_factory=list)
+    parent: Location | None = None
+
+    @property
+    def named(self) -> bool:
+        return self.modifier == "@"
+
+    @property
+    def pattern(self) -> bool:
+        return self.modifier in ("~", "~*")
+
+    @property
+    def internal(self) -> bool:
+        return self.named or bool(self.block.find("internal"))
+
+    @property
+    def label(self) -> str:
+        name = f"{self.modifier} {self.path}" if self.modifier and not self.named else self.modifier + self.path
+        return f"location {name} of {self.server.label}"
+
+
+@dataclass(eq=False)
+class Server:
+    """A server block of http."""
+
+    block: Directive
+    listens: list[Listen]
+    names: tuple[str, ...]
+    locations: list[Location] = field(default_factory=list)
+    top: list[Location] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        name = next((name for name in self.names if name not in ("", "_")), "")
+        ports = ",".join(sorted({str(listen.port) if not listen.unix else "unix" for listen in self.listens}))
+        return f"server {name} ({ports})" if name else f"server of port {ports}"
+
+    @property
+    def tls(self) -> bool:
+        return any(listen.ssl for listen in self.listens)
+
+    @property
+    def outside(self) -> bool:
+        return any(listen.outside for listen in self.listens)
+
+    def fixed_names(self) -> bool:
+        """Whether Host can only be one of a few written-out names here (a default server takes any)."""
+        return bool(self.names) and not any(
+            name in ("", "_") or name.startswith(("~", "*", ".", "$")) or name.endswith(".*") for name in self.names
+        )
+
+
+def split_location(args: tuple[str, ...]) -> tuple[str, str]:
+    """Modifier and path; nginx allows both in one word."""
+    if len(args) >= 2:
+        return args[0], args[1]
+    word = args[0] if args else ""
+    for modifier in ("=", "^~", "~*", "~", "@"):
+        if word.startswith(modifier):
+            return modifier, word[len(modifier) :]
+    return "", word
+
+
+def condition(block: Directive) -> list[str]:
+    """The words between the parentheses of an if."""
+    words = list(block.args)
+    if words:
+        words[0] = words[0].removeprefix("(")
+        words[-1] = words[-1].removesuffix(")")
+    return [word for number, word in enumerate(words) if word or 0 < number < len(words) - 1]
+
+
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z0-9_]+)\}|([1-9])|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+def parts(text: str) -> list[tuple[bool, str]]:
+    """(True, name of a variable) and (False, literal text), in order."""
+    out, at = [], 0
+    for match in _VARIABLE.finditer(text):
+        if match.start() > at:
+            out.append((False, text[at : match.start()]))
+        out.append((True, (match[1] or match[2] or match[3])))
+        at = match.end()
+    if at < len(text):
+        out.append((False, text[at:]))
+    return out
+
+
+def variables(text: str) -> list[str]:
+    return [name for is_variable, name in parts(text) if is_variable] if "$" in text else []
+
+
+class Model:
+    """Answers questions about one tree."""
+
+    def __init__(self, tree: Tree, plain_port: int = 80):
+        self.tree, self.root = tree, tree.root
+        self.https = tree.root.find("http")
+        self.budget = Budget()
+        self._regexes: dict[tuple[str, bool], Regex | None] = {}
+        self.bad_regexes: dict[tuple[str, bool], str] = {}
+        self.hard_regexes: dict[tuple[str, bool], str] = {}
+        self._headers: dict[tuple[str, int], tuple[Directive, ...]] = {}
+        self.servers: list[Server] = []
+        self.owner: dict[int, Server | Location] = {}
+        for http in self.https:
+            for block in http.find("server"):
+                if block.block is not None:
+                    self._server(block, plain_port)
+        self.sockets: dict[tuple, list[tuple[Server, Listen]]] = {}
+        for server in self.servers:
+            for listen in server.listens:
+                self.sockets.setdefault(listen.key, []).append((server, listen))
+        self._answers: dict[int, tuple[str, Directive | None]] = {}
+
+    def _server(self, block: Directive, plain_port: int) -> None:
+        listens = [parse_listen(item, plain_port) for item in block.find("listen")]
+        # "ssl on" was the old way to say it, until 1.25.1.
+        old = self.value(block, "ssl") == "on"
+        if not listens:
+            listens = [Listen(block, "*", plain_port)]
+        if old:
+            listens = [
+                Listen(item.directive, item.address, item.port, True, item.default, item.quic) for item in listens
+            ]
+        names = tuple(
+            name.lower() if not name.startswith("~") else name
+            for item in block.find("server_name")
+            for name in item.args
+        )
+        server = Server(block, listens, names or ("",))
+        self.servers.append(server)
+        self.owner[id(block)] = server
+        todo: list[tuple[Directive, Location | None]] = [(block, None)]
+        while todo:
+            level, parent = todo.pop()
+            for child in level.find("location"):
+                if child.block is None:
+                    continue
+                location = Location(child, server, *split_location(child.args), parent=parent)
+                self.owner[id(child)] = location
+                (parent.children if parent else server.top).append(location)
+                server.locations.append(location)
+                todo.append((child, location))
+        server.locations.sort(key=lambda item: (item.block.file, item.block.line))
+
+    # -- levels --------------------------------------------------------------------------------------------------------
+
+    def place(self, directive: Directive) -> Server | Location | None:
+        """The innermost location or server that a directive stands in."""
+        level = directive.parent
+        while level is not None:
+            if id(level) in self.owner:
+                return self.owner[id(level)]
+            level = level.parent
+        return None
+
+    def label(self, directive: Directive) -> str:
+        """Whom a finding about this directive concerns: a location, a server, http."""
+        owner = self.owner.get(id(directive)) or self.place(directive)
+        if owner is not None:
+            return owner.label
+        names = [level.name for level in directive.chain() if level.name != directive.name or level is not directive]
+        return names[0] if names else "main"
+
+    def effective(self, block: Directive, name: str) -> Directive | None:
+        """The directive whose value applies in a block."""
+        for level in block.chain():
+            found = level.find(name)
+            if found:
+                return found[-1]
+        return None
+
+    def value(self, block: Directive, name: str, default: str = "") -> str:
+        found = self.effective(block, name)
+        return found.args[0] if found and found.args else default
+
+    def values(self, block: Directive, *names: str) -> list[Directive]:
+        """A list that is replaced as a whole: all entries of the innermost level that has any, in their order."""
+        for level in block.chain():
+            found = level.find(names[0]) if len(names) == 1 else [item for name in names for item in level.find(name)]
+            if found:
+                return found if len(names) == 1 else sorted(found, key=self._order(level))
+        return []
+
+    @staticmethod
+    def _order(level: Directive):
+        numbers = {id(child): number for number, child in enumerate(level.block or ())}
+        return lambda item: numbers[id(item)]
+
+    def header_levels(self, block: Directive, name: str = "add_header") -> tuple[Directive, ...]:
+        """The levels whose add_header lines are sent from here, the outermost first (add_header_inherit since 1.29.3)."""
+        missing: list[Directive] = []
+        known: tuple[Directive, ...] = ()
+        for level in block.chain():
+            if (name, id(level)) in self._headers:
+                known = self._headers[name, id(level)]
+                break
+            missing.append(level)
+        for level in reversed(missing):
+            mode = self.value(level, f"{name}_inherit", "on") if name in ("add_header", "add_trailer") else "on"
+            own = (level,) if level.find(name) else ()
+            if mode == "merge":
+                known = known + own
+            elif mode == "off":
+                known = own
+            else:
+                known = own or known
+            self._headers[name, id(level)] = known
+        return known
+
+    # -- patterns ------------------------------------------------------------------------------------------------------
+
+    def regex(self, text: str, caseless: bool = False) -> Regex | None:
+        """A pattern, or None when it does not compile or is too hard (both are remembered)."""
+        key = (text, caseless)
+        if key not in self._regexes:
+            try:
+                self._regexes[key] = Regex(text, caseless, self.budget)
+            except RegexError as error:
+                self._regexes[key] = None
+                self.bad_regexes[key] = str(error)
+            except TooHard as error:
+                self._regexes[key] = None
+                self.hard_regexes[key] = str(error)
+        return self._regexes[key]
+
+    def location_regex(self, location: Location) -> Regex | None:
+        return self.regex(location.path, location.modifier == "~*") if location.pattern else None
+
+    # -- what a place answers ------------------------------------------------------------------------------------------
+
+    def passes(self, block: Directive) -> list[Directive]:
+        """The directives that hand a request on from this block, also from an if or limit_except in it."""
+        out = [item for name in PASSES for item in block.find(name)]
+        for kind in INNER:
+            for inner in block.find(kind):
+                out.extend(item for name in PASSES for item in inner.find(name))
+        return out
+
+    def answer(self, place: Server | Location) -> tuple[str, Directive | None]:
+        """What a request gets that ends here: the kind, and the directive that says so."""
+        key = id(place.block)
+        if key not in self._answers:
+            self._answers[key] = self._answer(place)
+        return self._answers[key]
+
+    def _answer(self, place: Server | Location) -> tuple[str, Directive | None]:
+        block = place.block
+        if isinstance(place, Location):
+            kind = self.answer(place.server)
+            # What a server returns comes before any location is looked for.
+            if kind[1] is not None and kind[1].parent is place.server.block and kind[1].name in ("return", "rewrite"):
+                return kind
+        for item in block.block or ():
+            if item.name == "break":
+                break
+            found = _final(item)
+            if found:
+                return found, item
+        rules = self.values(block, "allow", "deny")
+        if (
+            rules
+            and rules[0].name == "deny"
+            and rules[0].args == ("all",)
+            and self.value(block, "satisfy", "all") == "all"
+        ):
+            return REFUSE, rules[0]
+        if isinstance(place, Server):
+            return STATIC, None
+        if block.find("stub_status"):
+            return STATUS, block.find("stub_status")[0]
+        for name in ("status", "api", "check_status", "vhost_traffic_status_display"):
+            if block.find(name) and name != "status":
+                return STATUS, block.find(name)[0]
+        passed = self.passes(block)
+        if passed:
+            return PASS, passed[0]
+        for item in block.block or ():
+            if item.name in ("empty_gif",):
+                return FIXED, item
+        return STATIC, None
+
+    def has_code(self, block: Directive) -> bool:
+        """Whether code in Lua, Perl or JavaScript may answer or forbid here."""
+        for level in block.chain():
+            for child in level.block or ():
+                if re.match(
+                    r"(access|content|rewrite|server_rewrite)_by_lua|js_content$|js_access$|perl$|perl_handler",
+                    child.name,
+                ):
+                    return True
+        return False
+
+    def everything(self, server: Server) -> Location | None:
+        """The location that takes what no other does."""
+        return next((item for item in server.top if item.modifier in ("", "^~") and item.path == "/"), None)
+
+    def places(self, server: Server) -> list[Server | Location]:
+        """Each place where a request can end: all locations, and the server itself when nothing takes the rest."""
+        if self.answer(server)[0] != STATIC:
+            return [server]
+        return [*server.locations, *(() if self.everything(server) else (server,))]
+
+    def find_location(self, server: Server, uri: str) -> tuple[Location | None, bool]:
+        """The location of a path as nginx chooses it, and whether that is sure (a pattern may be too hard)."""
+        sure = True
+        candidates, chosen = server.top, None
+        while True:
+            best: Location | None = None
+            for item in candidates:
+                if item.modifier == "=" and item.path == uri:
+                    return item, sure
+                if (
+                    item.modifier in ("", "^~")
+                    and uri.startswith(item.path)
+                    and (best is None or len(item.path) > len(best.path))
+                ):
+                    best = item
+            inner = self._nested(best, uri) if best and best.children else None
+            if inner is not None:
+                return inner, sure
+            if best is None or best.modifier != "^~":
+                for item in candidates:
+                    if item.pattern:
+                        regex = self.location_regex(item)
+                        found = regex.matches(uri) if regex else None
+                        if found is None:
+                            sure = False
+                        elif found:
+                            best = item
+                            break
+            if best is None:
+                return chosen, sure
+            chosen, candidates = best, best.children if best.pattern else []
+            if not candidates:
+                return chosen, sure
+
+    def _nested(self, outer: Location, uri: str) -> Location | None:
+        """The location inside a prefix location that takes the path before the patterns of the outer level do."""
+        best, level = None, outer.children
+        while level:
+            step: Location | None = None
+            for item in level:
+                if item.modifier == "=" and item.path == uri:
+                    return item
+                if (
+                    item.modifier in ("", "^~")
+                    and uri.startswith(item.path)
+                    and (step is None or len(item.path) > len(step.path))
+                ):
+                    step = item
+            if step is None or step.modifier != "^~":
+                for item in level:
+                    regex = self.location_regex(item)
+                    if regex and regex.matches(uri):
+                        step = item
+                        break
+            if step is None:
+                return best
+            best, level = step, step.children
+        return best
+
+    def default_of(self, key: tuple) -> tuple[Server, Listen]:
+        """The server that gets what no name fits: the marked one, or the first."""
+        users = self.sockets[key]
+        return next((pair for pair in users if pair[1].default), users[0])
+
+    def access(self, block: Directive) -> list[Directive]:
+        return self.values(block, "allow", "deny")
+
+    def closed(self, block: Directive) -> bool:
+        """Whether access rules let only some addresses in."""
+        rules = self.access(block)
+        for rule in rules:
+            if rule.args == ("all",):
+                return rule.name == "deny"
+        return False
+
+    def walk(self, *names: str) -> Iterator[Directive]:
+        """Every directive of these names, in the order of the files."""
+        if not hasattr(self, "_by_name"):
+            self._by_name: dict[str, list[Directive]] = {}
+            for item in self.root.walk():
+                self._by_name.setdefault(item.name, []).append(item)
+        for name in names:
+            yield from self._by_name.get(name, ())
+
+    def in_http(self, directive: Directive) -> bool:
+        return any(level.name == "http" for level in directive.chain())
+
+
+def _final(item: Directive) -> str:
+    """What return or rewrite ends a request with; empty when it goes on."""
+    if item.name == "return" and item.args:
+        code = item.args[0]
+        if len(item.args) == 1 and not code.isdigit():
+            return REDIRECT
+        if not code.isdigit():
+            return FIXED
+        if code in ("301", "302", "303", "307", "308"):
+            return REDIRECT
+        return REFUSE if int(code[:4]) >= 400 else FIXED
+    if (
+        item.name == "rewrite"
+        and len(item.args) >= 2
+        and item.args[0] in ("^", ".*", "^.*", "^(.*)$", "^/(.*)$", "^/(.*)", "^(.*)", "(.*)", "^/")
+    ):
+        if (len(item.args) > 2 and item.args[2] in ("redirect", "permanent")) or re.match(
+            r"https?://|\$scheme", item.args[1]
+        ):
+            return REDIRECT
+    return ""
+
+
+def target(item: Directive) -> str:
+    """Where a return or rewrite redirects to."""
+    if item.name == "return":
+        return item.args[-1]
+    return item.args[1] if len(item.args) > 1 else ""
+
+
+def names_of(directives: Iterable[Directive]) -> set[str]:
+    return {item.args[0].lower() for item in directives if item.args}
