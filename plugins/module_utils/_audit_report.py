@@ -103,7 +103,7 @@ def without_line(where: str) -> str:
 
 def _problem(problems: list[str], where: str, what: str) -> None:
     if len(problems) < 20:
-        problems.append(f"{where}: {what}; hand over what an audit module returned")
+        problems.append(f"{where}: {what}; hand over what audit modules returned")
 
 
 def _finding(item: object, where: str, problems: list[str]) -> dict | None:
@@ -148,7 +148,7 @@ def _state(item: object, where: str, problems: list[str]) -> dict | None:
         )
         return None
     severity = item.get("severity", "info")
-    if severity not in RANK:
+    if not isinstance(severity, str) or severity not in RANK:
         _problem(problems, f"{where}.severity", f"is {clean(severity, 40)!r}, not one of {', '.join(SEVERITIES)}")
         return None
     return {

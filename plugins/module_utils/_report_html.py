@@ -564,7 +564,7 @@ def _all_checks(report: Report) -> str:
         if check["id"] in linked:
             title = f'<a href="#{_anchor(check["id"])}">{title}</a>'
         rows.append(
-            f'<tr><th scope="row">{e(check["id"])}</th><td>{_tag(check["status"])}</td><td>{_chip(check["severity"])}</td>'
+            f'<tr><th scope="row" class="key">{e(check["id"])}</th><td>{_tag(check["status"])}</td><td>{_chip(check["severity"])}</td>'
             f'<td class="full">{title}{f"<br><span class=small>{e(reason)}</span>" if reason else ""}</td></tr>'
         )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Check", "Status", "Severity", "Weakness looked for"))

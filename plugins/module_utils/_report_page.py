@@ -84,6 +84,7 @@ th:last-child,td:last-child{padding-right:0}
 tbody tr:last-child>*{border-bottom:0}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tbody th{font-weight:550}
+th.key{white-space:nowrap}
 caption{text-align:left}
 .spark{width:6rem;height:1.6rem;display:block}
 .spark polyline,.chart polyline{fill:none;stroke:var(--ink);stroke-width:2;stroke-linejoin:round;stroke-linecap:round;
@@ -130,7 +131,7 @@ white-space:pre-wrap}
 .place .why{font-size:.93rem}
 .fix{background:var(--fixbox);border-left:3px solid var(--fixline);border-radius:0 6px 6px 0;padding:.45rem .8rem;
 display:flex;gap:.8rem;align-items:baseline}
-.fix h4{color:var(--fixline);text-transform:none;letter-spacing:0;font-size:.95rem}
+.fix h4{color:var(--fixline);text-transform:none;letter-spacing:0;font-size:.95rem;flex:none}
 .fix p{min-width:0}
 .meta{display:flex;flex-wrap:wrap;gap:.4rem 1rem;align-items:center}
 .meta .more[open]{flex-basis:100%}
@@ -176,7 +177,7 @@ border-bottom:1px solid var(--line);align-items:center}.stack tbody tr:last-chil
 .stack th,.stack td{border:0;padding:0}.stack .full{grid-column:1/-1}.stack .left{text-align:left}
 .place{grid-template-columns:minmax(0,1fr)}.hero .tiles{gap:.4rem}.hero .tiles dt{font-size:.8rem;gap:.3rem}.pick{flex:1 1 44%}.rows li,.rows.sevs li{display:block}.rows li>span:first-child{margin-right:.5rem}.half{width:auto}
 .sect{width:4.6rem}.tabs>label{padding:.45rem .7rem}.group>summary,.body{padding-left:.85rem;padding-right:.85rem}
-.ring svg{width:6rem;height:6rem}}
+.ring svg{width:6rem;height:6rem}.sev>span{padding:.4rem .5rem;font-size:.85rem;gap:.3rem}}
 @media print{@page{size:A4;margin:14mm 13mm}
 :root{--page:#fff;--card:#fff;--sunk:#f3f4f6;--line:#c9ced6;--text:#000;--soft:#434a56;--link:#000;--critical:#a3123a;
 --high:#b3400a;--medium:#7f5b00;--low:#22629f;--info:#59616e;--pass:#17703a;--fail:#a3123a;--unknown:#6a3fa8;
