@@ -82,6 +82,9 @@ class _Checker:
                 self.say(name, ("ports", index), "it has no target", "add the port of the container", "value")
             elif isinstance(port["target"], int) and not 0 <= port["target"] < 1 << 32:
                 self.say(name, ("ports", index), "its target is no port", "write a port up to 65535", "value")
+        for index, device in enumerate(_list(service.get("devices"))):
+            if not isinstance(_map(device).get("target"), str):
+                self.say(name, ("devices", index), "it has no target", "add the path in the container", "value")
         for path in (("gpus",), ("deploy", "resources", "reservations", "devices")):
             for index, request in enumerate(_list(_at(service, path))):
                 request = _map(request)
@@ -208,11 +211,13 @@ class _Checker:
 
     def dependencies(self, selections: Iterable[tuple[str, ...]]) -> None:
         services = self.project.services
+        needs = {name: values.depends_on(service, implied=True) for name, service in services.items()}
+        needs = {name: wanted for name, wanted in needs.items() if wanted}
         missing: dict[tuple, list] = {}
         for selection in selections:
             active = self.project.active(selection)
-            for name in active:
-                for wanted in values.depends_on(services[name], implied=True):
+            for name in sorted(needs.keys() & active):
+                for wanted in needs[name]:
                     if wanted.service in active:
                         continue
                     if wanted.service in services and not wanted.required:

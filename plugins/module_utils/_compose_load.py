@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _compose_values as values
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit import natural
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_check import check_project
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_env import BadVariable, parse_env, substitute
@@ -201,6 +202,11 @@ def load(
     return _Loader(files, dict(env), project_directory, paths).run(paths, env_files, profiles)
 
 
+#: Most problems that are kept.
+MAX_PROBLEMS = 1000
+#: Most services, and most profiles that are judged one by one.
+MAX_SERVICES = 5000
+MAX_PROFILES = 100
 #: Most files one project is made of.
 MAX_FILES = 500
 #: Longest chain of ``extends``, and deepest ``include``.
@@ -234,18 +240,21 @@ class _Loader:
         self.used: set[tuple] = set()
         self.total = 0
         self.stopped = False
-        self.raw: dict[str, tuple[int, list]] = {}
+        self.raw: dict[str, tuple[int, list | None]] = {}
         self.missing_dotenv = ""
 
     # What is reported.
 
-    def report(self, place: int, what: str, fix: str, kind: str) -> None:
+    def report(self, place: int, what: str, fix: str | Callable[[], str], kind: str) -> None:
         self.problem(self.project._shown(place), what, fix, kind)
 
-    def problem(self, where: str, what: str, fix: str, kind: str) -> None:
-        if (where, what) not in self.seen:
-            self.seen.add((where, what))
-            self.project.problems.append(Problem(where, what, fix, kind))
+    def problem(self, where: str, what: str, fix: str | Callable[[], str], kind: str) -> None:
+        if (where, what) in self.seen or len(self.seen) > MAX_PROBLEMS:
+            return
+        self.seen.add((where, what))
+        if len(self.seen) > MAX_PROBLEMS:
+            what, fix, kind = f"there are more than {MAX_PROBLEMS} problems", "correct those above first", "limit"
+        self.project.problems.append(Problem(where, what, fix if isinstance(fix, str) else fix(), kind))
 
     # Reading.
 
@@ -260,6 +269,9 @@ class _Loader:
                 where, f"{what} {path} is not among the files at hand", "hand it over with the others", "unknown"
             )
             return None
+        if self.files.stat(path) is None:
+            self.problem(where, f"{what} {path} does not exist", "create it, or name the right file", "file")
+            return None
         try:
             return self.files.text(path)
         except Unreadable as error:
@@ -273,10 +285,8 @@ class _Loader:
                 self.problem(where, f"the project is made of more than {MAX_FILES} files", "use fewer files", "limit")
                 return None
             text = self.read(path, where, what)
-            if text is None:
-                return None
             number = self.number(path)
-            self.raw[path] = (number, documents(text, number, self.report))
+            self.raw[path] = (number, None if text is None else documents(text, number, self.report))
         return self.raw[path][1]
 
     def grow(self, node: object, place: int) -> bool:
@@ -396,9 +406,8 @@ class _Loader:
         merge_maps(root, layer, (), self.report)
         self.check_types(root, touched)
         root.drop("version")
-        for name in touched["services"]:
-            service = _map(root.get("services")).get(name)
-            if service.__class__ is Map:
+        for name, service in _map(root.get("services")).items():
+            if name in touched["services"] and service.__class__ is Map:
                 self.canonical.service(service, name)
         self.externals(root, touched)
 
@@ -426,9 +435,8 @@ class _Loader:
     def externals(self, root: Map, touched: dict[str, set]) -> None:
         """external: {name: …} of old files."""
         for section in ("networks", "volumes", "secrets", "configs"):
-            for name in touched[section]:
-                item = _map(root.get(section)).get(name)
-                if item.__class__ is not Map:
+            for name, item in _map(root.get(section)).items():
+                if name not in touched[section] or item.__class__ is not Map:
                     continue
                 if "labels" in item:
                     made = values.pairs(item["labels"], "")
@@ -624,20 +632,27 @@ class _Loader:
                     for key, value in (("protocol", "tcp"), ("mode", "ingress")):
                         if key not in item:
                             item.put(key, value, item.place)
+            build = service.get("build")
+            if build.__class__ is Map and "context" not in build:
+                build.put("context", ".", build.place)
             paths.service(service, self.report, name)
-            variables = service.get("environment")
-            if variables.__class__ is Map:
-                self.inherit(variables, name, scope)
+            for mount in service.get("volumes") or ():
+                if mount.__class__ is Map and mount.get("target").__class__ is str:
+                    mount["target"] = values.clean_path(mount["target"])
+            self.inherit(service, name, ("environment",), scope)
+            self.inherit(build, name, ("build", "args"), scope)
         paths.resources(root)
 
-    def inherit(self, variables: Map, service: str, scope: _Scope) -> None:
+    def inherit(self, holder: object, service: str, path: tuple, scope: _Scope) -> None:
         """Entries without a value take the one of the environment."""
+        variables = holder.get(path[-1]) if holder.__class__ is Map else None
+        if variables.__class__ is not Map:
+            return
         for key, value in variables.items():
             if value is None:
                 where = self.project._shown(variables.lines[key])
                 known = scope.env.get(key)
-                keypath = ("environment", key)
-                self.variable(Variable(key, where, "inherited", None, known is not None, service, keypath))
+                self.variable(Variable(key, where, "inherited", None, known is not None, service, (*path, key)))
                 if known is not None:
                     variables[key] = known
 
@@ -714,6 +729,8 @@ class _Loader:
             self.problem(f"{directory}:1", "there is no compose file", "name at least one", "file")
             return project
         where = f"{paths[0]}:1"
+        for path in paths:
+            self.parse(path, f"{path}:1", "the compose file")
         outside = dict(self.env)
         if env_files is None:
             project.dotenv = self.default_env(directory, outside, where)
@@ -726,8 +743,6 @@ class _Loader:
         self.name(paths, where)
         self.env["COMPOSE_PROJECT_NAME"] = project.name
         project._env = self.env
-        for path in paths:
-            self.parse(path, where if path == paths[0] else f"{path}:1", "the compose file")
         root = self.model(paths, _Scope(directory, self.env), where, "the compose file")
         self.result(root)
         chosen = self.profiles(profiles)
@@ -739,6 +754,7 @@ class _Loader:
         if self.missing_dotenv and any(not use.set and use.kind != "alternative" for use in project.variables):
             what = f"variables have no value here, and {self.missing_dotenv} is not among the files at hand"
             self.problem(where, what, "hand the env file over with the others", "unknown")
+        project.problems.sort(key=lambda problem: (problem.kind == "limit", natural(problem.where)))
         return project
 
     def name(self, paths: list[str], where: str) -> None:
@@ -779,6 +795,11 @@ class _Loader:
                     made.drop(key)
                 else:
                     made[key] = Map(made.lines[key])
+            if section == "services" and len(made) > MAX_SERVICES:
+                what = f"the project has more than {MAX_SERVICES} services; the rest was not looked at"
+                self.report(made.place, what, "split the project", "limit")
+                for key in list(made)[MAX_SERVICES:]:
+                    made.drop(key)
             project._sections[section] = made
             setattr(project, section, made)
         if any("default" in values.networks(service) for service in project.services.values()):
@@ -801,7 +822,10 @@ class _Loader:
             return [project._selected]
         named = [name.strip() for name in self.env.get("COMPOSE_PROFILES", "").split(",")]
         project._selected = tuple(name for name in dict.fromkeys(named) if name)
-        found = [(), project._selected, *((name,) for name in project.profiles), ("*",)]
+        if len(project.profiles) > MAX_PROFILES:
+            what = f"the project has more than {MAX_PROFILES} profiles; the rest was not judged one by one"
+            self.report(project._sections["services"].place, what, "use fewer profiles", "limit")
+        found = [(), project._selected, *((name,) for name in project.profiles[:MAX_PROFILES]), ("*",)]
         return list(dict.fromkeys(found))
 
 

@@ -343,7 +343,7 @@ class Canonical:
         service[key] = made
 
     def port(self, written: str) -> list[dict]:
-        found = values.parse_port(written)
+        found = values.parse_port(written) if self.ports <= MAX_PORTS else []
         self.ports += len(found)
         if self.ports > MAX_PORTS:
             raise OverflowError(f"more than {MAX_PORTS} ports in the project")

@@ -10,6 +10,7 @@ apart: for the reference they are unknown, and the problem says so.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 
@@ -70,7 +71,8 @@ class Node:
         )
         if len(words) > 1:
             words.pop("null", None)
-        return " or ".join(words)
+        *first, last = words
+        return f"{', '.join(first)} or {last}" if first else last
 
 
 def _obj(props, **more):
@@ -263,7 +265,7 @@ LATER = {
     ("services", "*", "pull_refresh_after"): "",
 }  # fmt: skip
 
-Report = Callable[[int, str, str, str], None]  # place, what, fix, kind
+Report = Callable[[int, str, "str | Callable[[], str]", str], None]  # place, what, fix (when it is kept), kind
 
 _TRUE, _FALSE = ("true", "y", "yes", "on"), ("false", "n", "no", "off")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}\Z")
@@ -312,11 +314,12 @@ def _unknown_key(path: tuple, node: Node, place: int, report: Report) -> None:
     if node.names is not None and node.rest is not None:
         report(place, f"{shown(path)} is no possible name", "use letters, digits, dots, hyphens and underscores", "key")
         return
-    import difflib
+    key, known = str(path[-1])[:40], list(node.props or ())
 
-    key = str(path[-1])[:64]
-    near = difflib.get_close_matches(key, list(node.props or ()), 1, 0.7)
-    fix = f"did you mean {near[0]}?" if near else "remove it, or name it x-… if it is yours"
+    def fix() -> str:
+        near = difflib.get_close_matches(key, known, 1, 0.7)
+        return f"did you mean {near[0]}?" if near else "remove it, or name it x-… if it is yours"
+
     report(place, f"{shown(path)} is no key that Compose knows", fix, "key")
 
 

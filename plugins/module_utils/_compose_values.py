@@ -16,6 +16,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 
 @dataclass(frozen=True)
@@ -193,14 +194,25 @@ def number(value: object) -> float | None:
 
 
 def text(value: object) -> str:
-    """A scalar as Compose writes it where text is wanted: true, 1000 for 1e3, 1.5."""
+    """A scalar as Compose writes it where text is wanted: true, 1000 for 1e3, 1e+06, 1.5."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float):
-        if value == int(value) and abs(value) < 1e21:
-            return str(int(value))
-        return repr(value)
-    return str(value)
+    return _go_float(value) if isinstance(value, float) else str(value)
+
+
+def _go_float(value: float) -> str:
+    """As Go prints it: shortest digits, with an exponent from a million on and below a ten-thousandth."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    sign, digits, exponent = Decimal(repr(value)).as_tuple()
+    shown = "".join(map(str, digits)).rstrip("0") or "0"
+    power = len(digits) + int(exponent) - 1 if value else 0
+    if -4 <= power < 6:
+        plain = f"{abs(value):.{max(len(shown) - power - 1, 0)}f}"
+    else:
+        fraction = f".{shown[1:]}" if len(shown) > 1 else ""
+        plain = f"{shown[0]}{fraction}e{'-' if power < 0 else '+'}{abs(power):02d}"
+    return ("-" if sign else "") + plain
 
 
 def _whole(value: object) -> int | None:

@@ -21,6 +21,8 @@ import yaml
 MAX_DEPTH = 64
 #: Most values in one file, aliases expanded.
 MAX_VALUES = 400_000
+#: Most documents in one file.
+MAX_DOCUMENTS = 1000
 
 #: A place is one number: the file's position in ``Project.files`` and a line.
 LINE_BITS = 24
@@ -135,7 +137,7 @@ _CORE = "tag:yaml.org,2002:"
 _CONTAINER_TAGS = {None, "!", _CORE + "map", _CORE + "seq", _CORE + "set", _CORE + "omap", RESET, OVERRIDE}
 _SCALAR_TAGS = {
     _CORE + "int": (int,), _CORE + "float": (float, int), _CORE + "bool": (bool,), _CORE + "null": (type(None),),
-    _CORE + "timestamp": (str,),
+    _CORE + "timestamp": (str,), _CORE + "merge": (str,),
 }  # fmt: skip
 
 
@@ -159,8 +161,10 @@ def _tagged(tag: str, text: str, plain: bool) -> object:
         return float(value) if tag == _CORE + "float" and value.__class__ is int else value
     if tag in (RESET, OVERRIDE):
         return resolve(text) if plain else text
+    if tag.startswith("!"):
+        return text  # Compose takes no notice of tags that are somebody's own
     shown = "!!" + tag[len(_CORE) :] if tag.startswith(_CORE) else tag
-    raise _Bad(f"has the tag {shown[:60]}, which Compose does not know")
+    raise _Bad(f"has the tag {shown[:60]}, which makes other programs run code")
 
 
 class _Frame:
@@ -180,6 +184,7 @@ class _Frame:
 _MERGE = object()
 _OPEN = object()
 _SKIP = object()
+_GONE = object()
 
 
 class _Stop(Exception):
@@ -228,7 +233,7 @@ class _Builder:
         frame.count += count
         node = frame.node
         if not frame.is_map:
-            if mark != RESET:
+            if mark != RESET and value is not _GONE:
                 node.append(value)
                 node.lines.append(place)
             return
@@ -240,17 +245,19 @@ class _Builder:
                 frame.key, frame.merge_place = _MERGE, place
                 return
             if value.__class__ is not str:
-                value = self.odd_key(value, place)
+                value = self.odd_key(None if value is _GONE else value, place)
             if value in node or (node.marks is not None and value in node.marks):
                 self.twice(value, node.lines.get(value, place), place)
             frame.key, frame.key_place = value, place
             return
         frame.key = _MISSING
         if key is _MERGE:
-            if mark != RESET:
+            if mark != RESET and value is not _GONE:
                 self.merge(frame, value, place, alias)
             elif frame.merges is None:
                 frame.merges = []
+            return
+        if value is _GONE:
             return
         if mark is not None:
             if node.marks is None:
@@ -331,11 +338,14 @@ class _Builder:
                         "limit",
                     )
                     raise _Stop
-                if event.tag not in _CONTAINER_TAGS:
-                    tag = event.tag
+                tag = event.tag
+                if tag not in _CONTAINER_TAGS and tag[0] != "!":
                     tag = "!!" + tag[len(_CORE) :] if tag.startswith(_CORE) else tag
                     self.report(
-                        place, f"a value has the tag {tag[:60]}, which Compose does not know", "remove it", "yaml"
+                        place,
+                        f"a value has the tag {tag[:60]}, which makes other programs run code",
+                        "remove it",
+                        "yaml",
                     )
                 is_map = kind is yaml.MappingStartEvent
                 stack.append(_Frame(Map(place) if is_map else Seq(place), is_map, event.anchor, event.tag, place))
@@ -363,18 +373,18 @@ class _Builder:
                         "define the anchor before it is used",
                         "yaml",
                     )
+                    value = _GONE
                 elif value is _OPEN:
                     self.report(place, f"the anchor &{event.anchor[:80]} contains itself", "remove the alias", "cycle")
-                    value, count = None, 1
+                    value, count = _GONE, 1
                 self.grow(count, place)
                 if not stack:
-                    return value
+                    return None
                 put(value, mark, place, count, alias=True)
         return _SKIP
 
 
 _FIXES = (
-    ("\\t", "indent with spaces, not with tabs"),
     (
         "mapping values are not allowed",
         "put the value in quotes, or check the indentation of this line and the one above",
@@ -385,6 +395,16 @@ _FIXES = (
     ("unacceptable character", "remove the control character"),
     ("unexpected end of stream", "close the quote or bracket that is open"),
 )
+
+
+def _line(text: str, number: int) -> str:
+    start = 0
+    for _ in range(number - 1):
+        start = text.find("\n", start) + 1
+        if not start:
+            return ""
+    end = text.find("\n", start)
+    return text[start : end if end >= 0 else len(text)]
 
 
 def documents(text: str, number: int, report: Report) -> list[object]:
@@ -402,6 +422,9 @@ def documents(text: str, number: int, report: Report) -> list[object]:
             value = builder.document(events)
             if value is _SKIP:
                 break
+            if len(found) == MAX_DOCUMENTS:
+                report(base | 1, f"the file holds more than {MAX_DOCUMENTS} documents", "split the file", "limit")
+                break
             found.append(value)
     except _Stop:
         builder.stack.clear()
@@ -412,6 +435,8 @@ def documents(text: str, number: int, report: Report) -> list[object]:
             line = text.count("\n", 0, error.position) + 1
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         fix = next((advice for part, advice in _FIXES if part in what), "check the line, and the one above it")
+        if "cannot start any token" in what and "\t" in _line(text, line):
+            fix = "indent with spaces, not with tabs"
         report(base | line, f"this is not YAML: {what}", fix, "yaml")
     finally:
         if loader is not None:
