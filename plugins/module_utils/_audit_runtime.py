@@ -71,6 +71,7 @@ def audit_runtime(
     *,
     projects: Iterable[str] = (),
     expected: Mapping[str, Mapping] | None = None,
+    model_problems: Iterable[str] = (),
     declared: Mapping[str, Iterable[str]] | None = None,
     now: datetime.datetime | None = None,
     pause: Callable[[], None] = _moment,
@@ -78,11 +79,14 @@ def audit_runtime(
     """Decide RUN-01 to RUN-08.
 
     sessions: numbers of the processes of running exec sessions, by container. expected: models by project.
-    declared: ports ("8000" or "53/udp") by service, container, or "project/service". pause: what passes before a
+    model_problems: why models that were named are not among them. declared: ports ("8000" or "53/udp") by service, container, or "project/service". pause: what passes before a
     process that looks wrong is looked at again.
     """
-    expected, projects = expected or {}, tuple(projects)
-    judge_drift(audit, snapshot, expected, projects)
+    expected, projects, model_problems = expected or {}, tuple(projects), tuple(model_problems)
+    for problem in model_problems:
+        audit.unknown("RUN-01", problem)
+    if expected or not model_problems:
+        judge_drift(audit, snapshot, expected, projects)
     judge_images(audit, snapshot, expected)
     judge_kernel(audit, snapshot, table, sessions, files, pause)
     judge_listeners(audit, snapshot, files, declared_by_service(expected, declared or {}))
