@@ -7,6 +7,7 @@ PRIVATE: internal to the collection, may change in any release. Needs PyYAML, so
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -24,6 +25,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._compose_secrets
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variables import (
     judge_problems,
     judge_variables,
+    unknown_values,
 )
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_view import networks, view, writers
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import Policy
@@ -40,6 +42,51 @@ TABLE = {
     **{name: _checks_image.TABLE[name] for name in IMAGES},
 }
 NO_POLICY = Policy()
+#: Checks that cannot be decided for a service while a value in this part of it is not known.
+PARTS = {
+    "cap_add": ("CMP-03", "CMP-04"),
+    "cap_drop": ("CMP-02",),
+    "command": ("NET-06", "SEC-11"),
+    "deploy": ("CMP-10", "CMP-11", "CMP-12", "CMP-14", "CMP-24"),
+    "devices": ("CMP-24",),
+    "entrypoint": ("NET-06", "SEC-11"),
+    "environment": ("NET-06", "SEC-01", "SEC-02", "SEC-04", "SEC-05", "SEC-06"),
+    "healthcheck": ("CMP-15", "CMP-16"),
+    "image": ("IMG-01", "IMG-02", "IMG-03"),
+    "ipc": ("CMP-18", "CMP-20"),
+    "logging": ("CMP-28",),
+    "mem_limit": ("CMP-10",),
+    "network_mode": ("CMP-17", "CMP-20", "NET-04"),
+    "networks": ("NET-05",),
+    "pid": ("CMP-18", "CMP-20"),
+    "pids_limit": ("CMP-12",),
+    "ports": ("NET-01", "NET-02", "NET-03", "NET-06", "NET-07"),
+    "privileged": ("CMP-01",),
+    "read_only": ("CMP-08",),
+    "restart": ("CMP-14",),
+    "security_opt": ("CMP-05", "CMP-25", "CMP-26"),
+    "tmpfs": ("CMP-09",),
+    "user": ("CMP-06", "CMP-07"),
+    "volumes": ("CMP-21", "CMP-22", "CMP-23", "CMP-27"),
+}
+
+
+class _Guarded(Audit):
+    """An audit that does not judge a line on which a value is missing: what stands there is unknown.
+
+    missing: names of the variables without a value, by place.
+    """
+
+    def __init__(self, table: Mapping, missing: Mapping[str, str]):
+        super().__init__(table)
+        self.missing = missing
+
+    def find(self, check_id: str, subject: str, where: str, evidence: str, **options) -> None:
+        """Add a finding, or say that it cannot be known."""
+        if where in self.missing and check_id != "CMP-30":
+            self.unknown(check_id, f"{where}: {self.missing[where]} has no value here")
+        else:
+            super().find(check_id, subject, where, evidence, **options)
 
 
 def audit(
@@ -61,6 +108,8 @@ def audit(
     what is bound from it.
     """
     chosen = None if profiles is None else tuple(profiles)
+    # a shell sets PWD for Compose; every other variable is the caller's to give
+    env = {"PWD": project_directory or posixpath.dirname(paths[0]) or "/", **env} if paths else env
     project = load(
         files, list(paths), env=env, env_files=None if env_files is None else list(env_files), profiles=chosen,
         project_directory=project_directory,
@@ -85,7 +134,8 @@ def audit_project(
     host_files: Files | None = None,
 ) -> dict:
     """The same for a project that is loaded already. active: the only services to judge; None: all."""
-    answer = Audit(TABLE)
+    missing = unknown_values(project)
+    answer = _Guarded(TABLE, {where: name for where, (name, _service, _part) in missing.items()})
     judge_problems(answer, project)
     names = [name for name in sorted(project.services) if active is None or name in active]
     if not names:
@@ -102,6 +152,11 @@ def audit_project(
     used = {net for name in names for net in values.networks(project.services[name]) if net in nets}
     judge_networks(answer, [nets[net] for net in sorted(used)], policy)
     _judge_images(answer, project, names, allowed_registries)
+    for where, (name, service, part) in sorted(missing.items()):
+        for check in PARTS.get(part, ()) if service in names else ():
+            if check == "IMG-03" and not allowed_registries:
+                continue
+            answer.unknown(check, f"{where}: {name} has no value here")
     return answer.result()
 
 

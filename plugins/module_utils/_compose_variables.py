@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_load import Project, Variable
 
+#: Set by the shell or the system of whoever runs Compose: not given here is not unset there.
+FROM_THE_SHELL = frozenset(
+    "HOME USER LOGNAME UID GID EUID PUID PGID HOSTNAME SHELL TMPDIR PATH LANG TZ TERM DISPLAY XDG_RUNTIME_DIR XAUTHORITY".split()
+)
 #: Longest name that is compared with others for spelling.
 _LONGEST_NAME = 64
 
@@ -43,7 +47,7 @@ def _one_change(one: str, other: str) -> bool:
 def judge_problems(audit: Audit, project: Project) -> None:
     """CMP-29, and what of CMP-30 the loader found."""
     audit.decide("CMP-29", "CMP-30")
-    required = {use.where for use in project.variables if use.kind == "required" and not use.set}
+    required = unknown_values(project)
     for problem in project.problems:
         if problem.kind == "unknown":
             audit.unknown("CMP-29", f"{problem.where}: {problem.what}")
@@ -51,7 +55,18 @@ def judge_problems(audit: Audit, project: Project) -> None:
             if problem.where not in required:
                 audit.find("CMP-30", _subject(project), problem.where, problem.what, fix=problem.fix)
         else:
-            audit.find("CMP-29", _subject(project), problem.where, problem.what, fix=problem.fix)
+            # a key that only a later Compose knows is no fault where that one runs
+            severity = "low" if problem.kind == "newer" else None
+            audit.find("CMP-29", _subject(project), problem.where, problem.what, fix=problem.fix, severity=severity)
+
+
+def unknown_values(project: Project) -> dict[str, tuple[str, str, str]]:
+    """(variable, service, key of the service) by place, where what a file says is not known because a value is not given."""
+    return {
+        use.where: (use.name, use.service, str(use.keypath[0]) if use.keypath else "")
+        for use in project.variables
+        if not use.set and (use.kind == "required" or (use.kind == "plain" and use.name in FROM_THE_SHELL))
+    }
 
 
 def _subject(project: Project) -> str:
@@ -110,6 +125,8 @@ def _judge(use: Variable, secret: bool, defined: set[str]) -> tuple[str, str, bo
         if secret and (use.default or "").strip() and not _harmless(use.default or ""):
             return "high", f"{use.name} is a credential with a default in the file", not use.set
         return None
+    if not use.set and use.name in FROM_THE_SHELL:
+        return "info", f"{use.name} is that of whoever runs Compose", True
     if not use.set:
         why = "a credential that is empty" if secret else "Compose puts nothing in its place"
         return ("high" if secret else "medium"), f"{use.name} is not set: {why}", True

@@ -165,6 +165,20 @@ def _restart(service: Mapping) -> str | None:
     return stated
 
 
+def _privileged(service: Mapping) -> tuple[bool | None, tuple]:
+    """Whether the container, a command started in it, or its build is privileged, and where that is stated."""
+    stated = values.flag(service.get("privileged"))
+    if not stated:
+        for key in ("post_start", "pre_stop"):
+            hooks = service.get(key)
+            for index, hook in enumerate(hooks if isinstance(hooks, list) else []):
+                if values.flag(_map(hook).get("privileged")):
+                    return True, (key, index)
+        if values.flag(_map(service.get("build")).get("privileged")):
+            return True, ("build", "privileged")
+    return stated, ("privileged",)
+
+
 def _device_requests(service: Mapping) -> list[tuple[DeviceRequest, tuple]]:
     base = ("deploy", "resources", "reservations", "devices")
     listed: object = service
@@ -231,12 +245,17 @@ def view(
             continue
         mounts.append(_mount(project, name, mount, shared, host))
         mount_keys.append((mount.key, mount.index))
+    if values.flag(service.get("use_api_socket")):
+        mounts.append(Mount("bind", "/var/run/docker.sock", "/var/run/docker.sock"))
+        mount_keys.append(("use_api_socket",))
     for mount, keypath in (*_granted_files(project, service, host), *_inherited(project, name, host)):
         mounts.append(mount)
         mount_keys.append(keypath)
     ports = _ports(project, name, service)
     requests = _device_requests(service)
+    privileged, privileged_key = _privileged(service)
     special = {
+        "privileged": privileged_key,
         "cpus": limits.cpus_key,
         "memory": limits.memory_key,
         "pids": limits.pids_key,
@@ -253,7 +272,7 @@ def view(
         places=_places(project, name, special, mount_keys, tmpfs_keys),
         image=_text(service.get("image")),
         user=credentials,
-        privileged=values.flag(service.get("privileged")),
+        privileged=privileged,
         cap_add=_texts(service.get("cap_add")),
         cap_drop=_texts(service.get("cap_drop")),
         security_opt=_texts(service.get("security_opt")),

@@ -51,6 +51,8 @@ ENGINE_SELF = frozenset(
 _USER_RUN = re.compile(r"^/run/user/[0-9]+(/(podman|docker|containerd|docker\.pid)(/.*)?)?$")
 #: The host's own directories that are meant as a whole, but in which a project may have a directory of its own.
 HOST_SELF = frozenset({"/etc", "/usr", "/usr/local", "/home", "/root", "~"})
+#: Sockets that obey whoever reaches them: systemd, the system bus and libvirt run commands on the host. Read-only is no help.
+CONTROL_TREES = ("/run/dbus", "/run/libvirt", "/run/systemd")
 #: The host's own directories with everything in them.
 HOST_TREES = (
     "/boot",
@@ -96,9 +98,7 @@ HOST_TREES = (
     "/etc/systemd",
     "/etc/udev",
     "/run/credentials",
-    "/run/dbus",
-    "/run/libvirt",
-    "/run/systemd",
+    *CONTROL_TREES,
     "/run/udev",
     "/run/user",
     "/var/lib/containerd",
@@ -242,9 +242,9 @@ def _judge_sources(audit: Audit, view: ContainerView, policy: Policy, mount: Mou
         return True
     for source, writable in found:
         if sensitive(source, writable):
-            audit.find(
-                "CMP-22", view.subject, place, _spell(mount, source), severity="critical" if writable else "high"
-            )
+            control = any(_below(host_path(source), tree) for tree in CONTROL_TREES)
+            severity = "critical" if writable or control else "high"
+            audit.find("CMP-22", view.subject, place, _spell(mount, source), severity=severity)
             return True
     return False
 

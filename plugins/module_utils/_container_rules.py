@@ -9,6 +9,7 @@ PRIVATE: internal to the collection, may change in any release. Standard library
 
 from __future__ import annotations
 
+import posixpath
 import re
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
@@ -52,7 +53,7 @@ BUILT_IN_LOG_DRIVERS = frozenset(
 _NUMBER = re.compile(r"^[+-]?[0-9]+$")
 _GPU_DEVICE = re.compile(r"^(/dev/(nvidia[^/]*|nvidia-caps|dri|kfd)(/.*)?|[a-z0-9.-]+/(gpu|mig)=.+)$")
 _STORAGE_DEVICE = re.compile(
-    r"^/dev/?$|^/dev/(mem|kmem|port|kvm|kmsg|disk|mapper|block|bsg|bus|sd|hd|vd|xvd|nvme|dm-|md|loop|sr|sg|mmcblk|nbd|zd|zvol"
+    r"^/dev/?$|^/dev/(mem|kmem|port|kvm|kmsg|disk|mapper|block|bsg|bus|sd|hd|vd|xvd|nvme|dm-|md|loop|sr|sg|mmcblk|mtd|nbd|rbd|zd|zfs|zvol|char"
     r"|fuse|vfio|vhost|uinput|input)"
 )
 _INERT_DEVICE = re.compile(r"^/dev/(null|zero|full|random|urandom)$")
@@ -295,14 +296,15 @@ def _judge_devices(audit: Audit, view: ContainerView, policy: Policy) -> None:
     may_have_gpus = policy.gpu_services is None or view.name in policy.gpu_services
     for index, device in enumerate(view.devices):
         place = view.where("devices", index)
-        gpu = bool(_GPU_DEVICE.match(device.host))
-        if _INERT_DEVICE.match(device.host):
+        path = posixpath.normpath(device.host).replace("//", "/") if device.host.startswith("/") else device.host
+        gpu = bool(_GPU_DEVICE.match(path))
+        if _INERT_DEVICE.match(path) or not set(device.permissions.lower()) & {"r", "w"}:
             continue
         if gpu and may_have_gpus:
             if device.host.endswith("=all"):
                 audit.find("CMP-24", view.subject, place, device.host, severity="low", title="All GPUs are granted")
             continue
-        severity = "high" if gpu or _STORAGE_DEVICE.match(device.host) else "medium"
+        severity = "high" if gpu or _STORAGE_DEVICE.match(path) else "medium"
         audit.find(
             "CMP-24", view.subject, place, f"{device.host}:{device.container or device.host}:{device.permissions}",
             severity=severity,

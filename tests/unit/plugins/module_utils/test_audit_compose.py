@@ -96,6 +96,8 @@ CASES = {
         service("volumes: ['${SOCK:-/var/run/docker.sock}:/x']"),
         [("CMP-21", 4, "critical")],
     ),
+    "socket of a later Compose": (service("use_api_socket: true"), [("CMP-21", 4, "critical"), ("CMP-29", 4, "low")]),
+    "privileged build": (service("build: {context: ., privileged: true}"), [("CMP-01", 4, "critical")]),
     "host path by a volume": (
         service("volumes: ['vol:/x']") + "volumes:\n  vol: {driver_opts: {type: none, o: bind, device: /etc}}\n",
         [("CMP-22", 4, "critical")],
@@ -299,6 +301,32 @@ def test_literals_of_an_env_file_are_judged_where_they_stand():
     text = service("env_file: [app.env]")
     answer = found(text, files={"app.env": f"# x\nDB_PASSWORD={STRONG}\nB=1\n"})
     assert answer == [("SEC-01", "/p/app.env:2", "high")]
+
+
+def test_a_line_with_a_missing_value_is_unknown_and_neither_passes_nor_fails():
+    text = service(
+        "ports:",
+        "  - ${PORT:?}:80",
+        "  - 81:81",
+        "user: '${ID:?}'",
+        "volumes: ['${SRC:?}:/x', '$PWD/x:/y']",
+        "image: '${IMG:?}'",
+    )
+    answer = run(HARD + text)
+    assert {(item["id"], place(item["where"])) for item in answer["findings"]} == {
+        ("CMP-30", 5), ("NET-01", 6), ("CMP-30", 7), ("CMP-30", 8), ("CMP-30", 9),
+    }  # fmt: skip
+    states = {state["id"]: state for state in answer["checks_run"]}
+    for check in ("CMP-06", "CMP-21", "CMP-22", "CMP-29", "IMG-01", "NET-03"):
+        assert states[check]["status"] == "unknown", check
+    assert states["CMP-06"]["reason"] == f"/p/f1.yml:{LINES + 7}: ID has no value here"
+
+
+def test_the_home_of_whoever_runs_compose_is_not_unset():
+    answer = run(HARD + service("volumes: ['$HOME/x:/y:ro']"))
+    assert [(item["id"], item["severity"]) for item in answer["findings"]] == [("CMP-30", "info")]
+    assert found(service("volumes: ['$HOME:/y:ro']"), env={"HOME": "/home/alice"}) == [("CMP-22", 4, "high")]
+    assert found(service("volumes: ['~/.ssh:/y:ro']")) == [("CMP-22", 4, "high")]
 
 
 def test_one_variable_for_two_services_is_one_secret():

@@ -250,6 +250,8 @@ CASES = {
     "etc writable": (bind("/etc/", read_only=False), [("CMP-22", "critical")]),
     "etc of the project": (bind("/etc/mcpstack/app", "/etc/app"), []),
     "keys of the host": (bind("/etc/ssh/ssh_host_ed25519_key"), [("CMP-22", "high")]),
+    "system bus": (bind("/var/run/dbus/system_bus_socket"), [("CMP-22", "critical")]),
+    "systemd": (bind("/run/systemd"), [("CMP-22", "critical")]),
     "home": (bind("/home/alice"), [("CMP-22", "high")]),
     "project in a home": (bind("/home/alice/project/data", "/data", read_only=False), []),
     "keys in a home": (bind("/home/alice/.ssh/id_ed25519"), [("CMP-22", "high")]),
@@ -283,6 +285,8 @@ CASES = {
     "private": (bind("/srv/x", propagation="rprivate"), []),
     # CMP-24
     "disk": ({"devices": (Device("/dev/sda"),)}, [("CMP-24", "high")]),
+    "disk by another spelling": ({"devices": (Device("//dev/./sda"),)}, [("CMP-24", "high")]),
+    "device that may only be made": ({"devices": (Device("/dev/sda", "/dev/sda", "m"),)}, []),
     "serial line": ({"devices": (Device("/dev/ttyUSB0"),)}, [("CMP-24", "medium")]),
     "gpu": ({"devices": (Device("/dev/nvidia0"), Device("/dev/dri"), Device("/dev/dri/renderD128"))}, []),
     "cdi": ({"devices": (Device("nvidia.com/gpu=0"),)}, []),
