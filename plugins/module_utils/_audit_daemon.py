@@ -17,7 +17,7 @@ from collections.abc import Callable
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_daemon_versions import audit_versions
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
-from ansible_collections.mcpstack.platform.plugins.module_utils._daemon_settings import ABSENT, Seen, Settings, load
+from ansible_collections.mcpstack.platform.plugins.module_utils._daemon_settings import ABSENT, Settings, load
 from ansible_collections.mcpstack.platform.plugins.module_utils._host_policy import HostPolicy
 from ansible_collections.mcpstack.platform.plugins.module_utils._host_probe import Answers, HostFacts
 
@@ -148,9 +148,12 @@ def _api(ctx: _Context) -> None:
             if not verified:
                 _open_api(ctx, item.where, f"ListenStream={item.value} without tlsverify", address)
     if daemon is not None and daemon.listening:
-        for address, port in _unexplained(ctx, daemon.listening):
-            if any(port == known for _address, known in told) or verified:
-                continue
+        others = [item for item in _unexplained(ctx, daemon.listening) if all(item[1] != port for _a, port in told)]
+        if others and not verified and ctx.answers.get("/containers/json", list) is None:
+            # a listener may be a published port
+            ctx.audit.unknown("DMN-01", ctx.answers.reason("/containers/json"))
+            others = []
+        for address, port in others if not verified else ():
             shown = f"[{address}]" if ":" in address else address
             _open_api(ctx, f"{shown}:{port}/tcp", "dockerd listens here, no published port and no tlsverify", address)
     if not running_known and ctx.answers.engine is not None:
@@ -363,7 +366,7 @@ def _authorization(ctx: _Context) -> None:
 
 def _logs(ctx: _Context) -> None:
     """DMN-11."""
-    options = ctx.settings.seen("log-opts") or [Seen(ABSENT, ctx.settings.file.path)]
+    options = ctx.settings.seen("log-opts")
     found = False
     for seen in ctx.settings.seen("log-driver"):
         driver = "json-file" if seen.value is ABSENT else _text(seen.value) or "json-file"
@@ -373,7 +376,8 @@ def _logs(ctx: _Context) -> None:
         elif driver in _UNBOUNDED:
             for option in options:
                 size = option.value.get("max-size") if isinstance(option.value, dict) else None
-                if not re.fullmatch(r"(?i)0*[1-9][0-9]*(\.[0-9]+)?\s*[kmgtp]?i?b?", _text(size).strip()):
+                match = re.fullmatch(r"(?i)([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*[kmgtp]?i?b?", _text(size).strip())
+                if match is None or float(match.group(1)) == 0:
                     where = option.where if option.value is not ABSENT else seen.where
                     ctx.find("DMN-11", where, f"log-driver {driver} with max-size {size if size else 'not set'}")
                     found = True

@@ -75,18 +75,21 @@ class DaemonFile:
 
 @dataclass(frozen=True)
 class Seen:
-    """A value in effect and where it comes from; ``ABSENT`` for the engine's default. from_flag: it beats the file."""
+    """A value in effect and where it comes from; ``ABSENT`` for the engine's default."""
 
     value: object
     where: str
-    from_flag: bool = False
 
 
 @dataclass
 class Flags:
-    """What a command line sets, in terms of keys: key -> (value, where). ``problems`` are (where, evidence)."""
+    """What a command line sets, in terms of keys: key -> (value, where). ``problems`` are (where, evidence).
+
+    wrong: keys with a value that dockerd does not read.
+    """
 
     values: dict[str, tuple[object, str]] = field(default_factory=dict)
+    wrong: set[str] = field(default_factory=set)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -219,6 +222,7 @@ def _set(flags: Flags, flag: str, value: str, where: str) -> None:
         parsed = boolean(value)
         if parsed is None:
             flags.problems.append((where, f"--{flag}={value} is no boolean that the engine reads"))
+            flags.wrong.add(key)
         else:
             flags.values[key] = (parsed, where)
         return
@@ -297,12 +301,16 @@ class Settings:
 
     def known(self, key: str) -> bool:
         """Whether the value of a key can be told to the end."""
+        if any(flags is not None and key in flags.wrong for flags in (self.unit, self.running)):
+            return False
         if self.file.broken or not self.file.known or key in self.file.wrong:
             return any(flags is not None and key in flags.values for flags in (self.unit, self.running))
         return self.flags_known or key in self.file.values
 
     def reason(self, key: str) -> str:
         """Why it cannot."""
+        if any(flags is not None and key in flags.wrong for flags in (self.unit, self.running)):
+            return f"the flag for {key} has a value that the engine does not read"
         if self.file.broken or key in self.file.wrong:
             return f"{self.file.path} cannot be read as the engine would"
         if not self.file.known:
@@ -310,13 +318,18 @@ class Settings:
         return self.unit_problem or "the engine's command line is not known"
 
     def seen(self, key: str) -> list[Seen]:
-        """The different values in effect: of the next start, and of the one that runs."""
+        """The different values in effect: of the next start, and what a flag gave to the one that runs.
+
+        What the running engine once read from the file is not known, so the file counts for the next start only.
+        """
         found: list[Seen] = []
-        views = [flags for flags in (self.unit, self.running) if flags is not None] or [Flags()]
-        for flags in views:
-            if key in flags.values:
+        first = self.unit if self.unit is not None else self.running
+        for flags in (first, self.running if first is not self.running else None):
+            if flags is not None and key in flags.values:
                 value, where = flags.values[key]
-                item = Seen(value, where, True)
+                item = Seen(value, where)
+            elif flags is not first or (flags is not None and key in flags.wrong):
+                continue
             elif key in self.file.values:
                 item = Seen(self.file.values[key], self.file.where(key))
             elif self.file.broken or not self.file.known or key in self.file.wrong:
