@@ -27,7 +27,12 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variabl
     judge_variables,
     unknown_values,
 )
-from ansible_collections.mcpstack.platform.plugins.module_utils._compose_view import networks, view, writers
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_view import (
+    networks,
+    privileged_steps,
+    view,
+    writers,
+)
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import Policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_ports import judge_networks
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_rules import judge
@@ -149,6 +154,8 @@ def audit_project(
     shared = writers(project, names)
     for name in names:
         judge(answer, view(project, name, shared, nets, host_files), policy)
+        for what, keypath in privileged_steps(project.services[name]):
+            answer.find("CMP-01", f"service {name}", project.where(name, *keypath), what)
     used = {net for name in names for net in values.networks(project.services[name]) if net in nets}
     judge_networks(answer, [nets[net] for net in sorted(used)], policy)
     _judge_images(answer, project, names, allowed_registries)

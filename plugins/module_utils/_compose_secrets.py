@@ -148,8 +148,11 @@ def _judge_environment(secrets: _Secrets) -> list[_Value]:
         for item in secrets.environment(name):
             subject = f"service {name}"
             url = credential_in_url(item.text)
-            if url is not None and not secrets.is_variable(name, item.where, url.password):
-                audit.find("SEC-02", subject, item.where, f"{item.key} holds a URL with a password")
+            if url is not None:
+                if not secrets.is_variable(name, item.where, url.password):
+                    audit.find("SEC-02", subject, item.where, f"{item.key} holds a URL with a password")
+                if (name, item.key) not in secrets.reported and (why := placeholder(url.password, item.key)):
+                    audit.find("SEC-04", subject, item.where, f"{item.key}, the password in the URL: {why}")
             if not literal_credential(item.key, item.text):
                 continue
             found.append(item)

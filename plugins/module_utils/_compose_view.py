@@ -165,18 +165,17 @@ def _restart(service: Mapping) -> str | None:
     return stated
 
 
-def _privileged(service: Mapping) -> tuple[bool | None, tuple]:
-    """Whether the container, a command started in it, or its build is privileged, and where that is stated."""
-    stated = values.flag(service.get("privileged"))
-    if not stated:
-        for key in ("post_start", "pre_stop"):
-            hooks = service.get(key)
-            for index, hook in enumerate(hooks if isinstance(hooks, list) else []):
-                if values.flag(_map(hook).get("privileged")):
-                    return True, (key, index)
-        if values.flag(_map(service.get("build")).get("privileged")):
-            return True, ("build", "privileged")
-    return stated, ("privileged",)
+def privileged_steps(service: Mapping) -> list[tuple[str, tuple]]:
+    """What runs privileged beside the container itself: commands started in it, and its build. With where it is stated."""
+    found = []
+    for key in ("post_start", "pre_stop"):
+        hooks = service.get(key)
+        for index, hook in enumerate(hooks if isinstance(hooks, list) else []):
+            if values.flag(_map(hook).get("privileged")):
+                found.append((f"{key} with privileged: true", (key, index)))
+    if values.flag(_map(service.get("build")).get("privileged")):
+        found.append(("build with privileged: true", ("build", "privileged")))
+    return found
 
 
 def _device_requests(service: Mapping) -> list[tuple[DeviceRequest, tuple]]:
@@ -253,9 +252,7 @@ def view(
         mount_keys.append(keypath)
     ports = _ports(project, name, service)
     requests = _device_requests(service)
-    privileged, privileged_key = _privileged(service)
     special = {
-        "privileged": privileged_key,
         "cpus": limits.cpus_key,
         "memory": limits.memory_key,
         "pids": limits.pids_key,
@@ -272,7 +269,7 @@ def view(
         places=_places(project, name, special, mount_keys, tmpfs_keys),
         image=_text(service.get("image")),
         user=credentials,
-        privileged=privileged,
+        privileged=values.flag(service.get("privileged")),
         cap_add=_texts(service.get("cap_add")),
         cap_drop=_texts(service.get("cap_drop")),
         security_opt=_texts(service.get("security_opt")),

@@ -57,6 +57,7 @@ _SETTINGS = {
     "GF_AUTH_ANONYMOUS_ENABLED": (frozenset({"true", "1"}), "nobody is asked who they are"),
     "TRAEFIK_API_INSECURE": (frozenset({"true", "1"}), "the dashboard and its API are open on port 8080"),
     "xpack.security.enabled": (frozenset({"false"}), "nobody is asked who they are"),
+    "plugins.security.disabled": (frozenset({"true"}), "nobody is asked who they are"),
     "DISABLE_SECURITY_PLUGIN": (frozenset({"true"}), "nobody is asked who they are"),
     "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": (frozenset({"true"}), "nobody is asked who they are"),
     "ME_CONFIG_BASICAUTH": (frozenset({"false"}), "there is no login"),

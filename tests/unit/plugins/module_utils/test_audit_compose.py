@@ -174,6 +174,11 @@ CASES = {
         [],
     ),
     "URL": (service("environment: {A: 'redis://:p%40ss!word@cache:6379/0'}"), [("SEC-02", 4, "high")]),
+    "URL with a placeholder": (
+        service("environment: {A: 'mysql://app:changeme@db/x'}"),
+        [("SEC-02", 4, "high"), ("SEC-04", 4, "critical")],
+    ),
+    "privileged command": (service("post_start: [{command: x, privileged: true}]"), [("CMP-01", 4, "critical")]),
     "URL without a password": (service("environment: {A: 'redis://cache:6379/0', B: 'http://h:80/@x'}"), []),
     "placeholder": (
         service("environment: {API_TOKEN: 'your-token-here'}"),

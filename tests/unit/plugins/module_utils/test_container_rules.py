@@ -381,6 +381,14 @@ CASES = {
         },
         [("NET-03", "high"), ("NET-06", "critical")],
     ),
+    "search without security in public": (
+        {
+            "image": "opensearchproject/opensearch:2.19.1",
+            "environment": {"plugins.security.disabled": "true"},
+            **published(None, 9200, 9200),
+        },
+        [("NET-03", "high"), ("NET-06", "critical")],
+    ),
     "no anonymous grafana": (
         {"image": "grafana/grafana:12.0.0", "environment": {"GF_AUTH_ANONYMOUS_ENABLED": "false"}},
         [],
