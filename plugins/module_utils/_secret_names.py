@@ -64,6 +64,8 @@ _BOOLEAN = re.compile(
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:ms|s|m|h|d|w|[kmgt]i?b?)?\Z", re.IGNORECASE)
+#: Fingerprints of public keys, which many images have in their environment.
+_FINGERPRINT = re.compile(r"(?:0x)?[0-9A-Fa-f]{8,40}(?:\s+(?:0x)?[0-9A-Fa-f]{8,40})*\Z")
 _PATH = re.compile(
     r"(?:file://|unix://)?(?:/(?:run|etc|var|secrets?|home|opt|srv|usr|tmp|mnt|media|data|app|apps|root|dev|proc|sys|vault|certs?|keys?|config"
     r"|conf|credentials?|workspace|code|work|private|ssl|tls|pki|docker|nix|Users|Library|bin|lib)(?:/[^\s]*)?"
@@ -142,12 +144,20 @@ def literal_credential(key: str, value: str) -> bool:
     text = value.strip().strip("\"'")
     if not text or not credential_name(key) or is_reference(text) or is_path(text) or _BOOLEAN.match(text):
         return False
+    if _FINGERPRINT.match(text) and {"GPG", "PGP"} & set(_parts(key)):
+        return False
     if _NUMBER.match(text):
         # 123456 is a password, in the variable of a password; for keys and tokens it is a limit or a period.
         return _parts(key)[-1].endswith(
             ("PASSWORD", "PASSWD", "PASSPHRASE", "PASS", "PWD", "PIN", "SECRET", "PASSWORT")
         )
     return not re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE)  # a URL is judged by what it carries
+
+
+def known_token(value: str) -> bool:
+    """Whether a value is a token by its own form, whatever the variable is called."""
+    text = value.strip().strip("\"'")
+    return (_TOKEN_USER.match(text) is not None and len(text) >= 20) or _PRIVATE_KEY.match(text) is not None
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,7 @@ _PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _TOKEN_USER = re.compile(r"(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|hf_|npm_|pypi-|dop_v1_|shpat_)\w")
+_PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----")
 _HIDDEN = re.compile(r"(?:[*x.]+|<[^<>]*>|%[sdv]|\{[A-Za-z_][A-Za-z0-9_.]*\}|redacted|\[[^\[\]]*\])\Z", re.IGNORECASE)
 
 

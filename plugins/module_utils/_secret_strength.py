@@ -32,7 +32,6 @@ _DEPTH = 8
 _GROWTH = 4.0
 #: Repeated blocks that are estimated on their own, for each value.
 _BLOCKS = 12
-_RARE_UPPER_BOUND = 20  # the longest word of the lists
 
 _YEAR = re.compile(r"(?=(19\d\d|20[0-4]\d))")
 _REFERENCE_YEAR = 2025
@@ -223,20 +222,35 @@ def _leet_readings(lower: str) -> list[str]:
     return readings
 
 
+@functools.lru_cache(maxsize=1)
+def _lengths() -> dict[str, tuple[int, ...]]:
+    """The first three letters of words -> how long such words are."""
+    table: dict[str, set[int]] = {}
+    for word in _secret_words.ranks():
+        table.setdefault(word[:3], set()).add(len(word))
+    return {start: tuple(sorted(sizes)) for start, sizes in table.items()}
+
+
 def _dictionary(value: str, words: dict[str, int], found: _Matches) -> None:
-    ranks = _secret_words.ranks()
+    ranks, lengths = _secret_words.ranks(), _lengths()
     lower = value.lower()
     if len(lower) != len(value):  # a few letters have no lower case of one character
         lower = "".join(low if len(low := letter.lower()) == 1 else letter for letter in value)
-    longest = max([_RARE_UPPER_BOUND, *map(len, words)])
 
     def search(text: str):
         for first in range(len(text) - 1):
-            for end in range(first + 2, min(first + longest, len(text)) + 1):
-                part = text[first:end]
-                rank = words.get(part) or ranks.get(part)
-                if rank:
-                    yield first, end, part, rank
+            part = text[first : first + 2]
+            if part in ranks:
+                yield first, first + 2, part, ranks[part]
+            for size in lengths.get(text[first : first + 3], ()):
+                part = text[first : first + size]
+                if part in ranks and len(part) == size > 2:
+                    yield first, first + size, part, ranks[part]
+        for part, rank in words.items():
+            first = text.find(part)
+            while first >= 0:
+                yield first, first + len(part), part, rank
+                first = text.find(part, first + 1)
 
     for first, end, _part, rank in search(lower):
         found.put(first, end - 1, rank * _case_variations(value[first:end]))
