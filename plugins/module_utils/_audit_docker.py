@@ -7,8 +7,9 @@ PRIVATE: internal to the collection, may change in any release. Standard library
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import (
@@ -59,9 +60,12 @@ def socket_of(docker_host: str) -> str:
 def parse_port(text: str) -> DeclaredPort:
     """A port as 443, 443/udp, 127.0.0.1:8080 or [::1]:8080/tcp."""
     match = _PORT.fullmatch(text.strip())
-    if match is None or not 0 < int(match["port"]) < 65536:
-        raise OptionError(f"declared_ports: {text!r} is no port; write 443, 53/udp or 127.0.0.1:8080.")
-    address = match["address"].strip("[]") if match["address"] else None
+    try:
+        if match is None or not 0 < int(match["port"]) < 65536:
+            raise ValueError(text)
+        address = str(ipaddress.ip_address(match["address"].strip("[]"))) if match["address"] else None
+    except ValueError as error:
+        raise OptionError(f"declared_ports: {text!r} is no port; write 443, 53/udp or 127.0.0.1:8080.") from error
     return DeclaredPort(int(match["port"]), address, match["protocol"] or "tcp")
 
 
@@ -77,6 +81,16 @@ def container_policy(options: Mapping) -> Policy:
     stated["network_members"] = {str(name): frozenset(map(str, services)) for name, services in members.items()}
     stated["declared_ports"] = tuple(parse_port(str(text)) for text in options.get("declared_ports") or ())
     return Policy(**stated)
+
+
+def container_ports(options: Mapping) -> dict[str, list[str]]:
+    """Ports by service as texts, whether they were written as numbers or as 53/udp."""
+    found = {}
+    for name, ports in (options.get("container_ports") or {}).items():
+        if not isinstance(ports, (list, tuple)):
+            raise OptionError(f"container_ports.{name}: is no list; write [8080, 53/udp].")
+        found[str(name)] = [str(port) for port in ports]
+    return found
 
 
 def host_policy(options: Mapping, root_containers: bool | None = None) -> HostPolicy:
@@ -123,20 +137,45 @@ def _without_engine(problem: str) -> list[dict]:
     return results
 
 
-def _containers(
-    snapshot: Snapshot, table: ProcessTable, files: Files, options: Mapping, models: tuple[dict, list[str]]
+def _decided(table: Mapping, decide: Callable[[Audit], object]) -> dict:
+    """One audit. An answer of another shape than the engine's API documents leaves every check of it undecided."""
+    audit = Audit(table)
+    try:
+        decide(audit)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        audit = Audit(table)
+        for number in audit.table:
+            audit.unknown(number, f"an answer of the engine has an unknown shape ({type(error).__name__}: {error})")
+    return audit.result()
+
+
+def judge_snapshot(
+    snapshot: Snapshot,
+    table: ProcessTable,
+    files: Files,
+    options: Mapping,
+    models: tuple[dict, list[str]] = ({}, []),
+    **moment,
 ) -> list[dict]:
-    sessions = session_processes(snapshot, table)
+    """The results about containers: CMP and NET, secrets, RUN."""
     projects = tuple(options.get("projects") or ())
-    first, second = Audit(_audit_containers.TABLE), Audit(_runtime_secrets.TABLE)
-    third = Audit(_checks_runtime.TABLE)
-    _audit_containers.audit_containers(first, snapshot, table, container_policy(options), sessions, projects)
-    _runtime_secrets.judge_secrets(second, snapshot, table)
-    audit_runtime(
-        third, snapshot, table, files, sessions, projects=projects, expected=models[0], model_problems=models[1],
-        declared=options.get("container_ports") or {},
-    )  # fmt: skip
-    return [first.result(), second.result(), third.result()]
+    policy = container_policy(options)
+
+    def containers(audit: Audit) -> None:
+        sessions = session_processes(snapshot, table)
+        _audit_containers.audit_containers(audit, snapshot, table, policy, sessions, projects)
+
+    def runtime(audit: Audit) -> None:
+        audit_runtime(
+            audit, snapshot, table, files, session_processes(snapshot, table), projects=projects, expected=models[0],
+            model_problems=models[1], declared=options.get("container_ports") or {}, **moment,
+        )  # fmt: skip
+
+    return [
+        _decided(_audit_containers.TABLE, containers),
+        _decided(_runtime_secrets.TABLE, lambda audit: _runtime_secrets.judge_secrets(audit, snapshot, table)),
+        _decided(_checks_runtime.TABLE, runtime),
+    ]
 
 
 def _host_half(subjects: Iterable[str], files: Files, answers: Answers, facts: HostFacts, policy: HostPolicy) -> list:
@@ -182,7 +221,7 @@ def audit_docker(options: Mapping, engine=None, files: Files | None = None, fact
                 results += _without_engine(str(error))
             else:
                 table = processes_of(snapshot, files)
-                results += _containers(snapshot, table, files, options, models)
+                results += judge_snapshot(snapshot, table, files, options, models)
                 judged = [name_of(item) for item in snapshot.active()]
                 running = [item for item in snapshot.listing if item.get("State") in ACTIVE]
                 known = {"/info": snapshot.info or None, "/networks": snapshot.networks, "/containers/json": running}

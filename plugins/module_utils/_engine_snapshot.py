@@ -75,7 +75,8 @@ class KeptEngine(Engine):
 
 def name_of(container: dict) -> str:
     """The container's name, from inspect or from the list."""
-    name = container.get("Name") or (container.get("Names") or [""])[0]
+    names = container.get("Names")
+    name = container.get("Name") or (names[0] if names and isinstance(names, list) else "")
     return str(name).lstrip("/") or str(container.get("Id", "?"))[:12]
 
 
@@ -134,12 +135,27 @@ def in_scope(container: dict, projects: Iterable[str]) -> bool:
     return not wanted or project_of(container) in wanted
 
 
-def _ask(snapshot: Snapshot, engine: Engine, what: str, path: str, params: dict | None = None):
+def _sound(container: object, number: str) -> bool:
+    """Whether an answer is the inspection of this container, as far as everything else relies on it."""
+    if not isinstance(container, dict) or container.get("Id") != number:
+        return False
+    parts = [container.get(name) for name in ("State", "Config", "HostConfig", "NetworkSettings")]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(container.get("ExecIDs") or [], list):
+        return False
+    state = container["State"]
+    return isinstance(state.get("Status"), str) and isinstance(state.get("Pid") or 0, int)
+
+
+def _ask(snapshot: Snapshot, engine: Engine, what: str, path: str, kind: type = dict, params: dict | None = None):
     try:
-        return engine.get(path, params)
+        answer = engine.get(path, params)
     except EngineError as error:
         snapshot.problems[what] = str(error)
         return None
+    if not isinstance(answer, kind) or (kind is list and not all(isinstance(item, dict) for item in answer)):
+        snapshot.problems[what] = f"the Docker engine answered {path} with something else than documented"
+        return None
+    return answer
 
 
 def _sessions(snapshot: Snapshot, engine: Engine, container: dict) -> None:
@@ -150,7 +166,10 @@ def _sessions(snapshot: Snapshot, engine: Engine, container: dict) -> None:
             if error.status not in (404, 409):  # it ended between the two questions
                 snapshot.problems["execs"] = str(error)
             continue
-        if isinstance(session, dict) and session.get("Running"):
+        process = session.get("ProcessConfig") if isinstance(session, dict) else None
+        if not isinstance(process, dict) or not isinstance(session.get("Pid") or 0, int):
+            snapshot.problems["execs"] = "what the engine says of an exec session is none"
+        elif session.get("Running"):
             snapshot.execs.setdefault(container["Id"], []).append(session)
 
 
@@ -161,12 +180,15 @@ def collect(engine: Engine, projects: Iterable[str] = (), details: bool = False)
     """
     snapshot = Snapshot()
     projects = tuple(projects)
-    snapshot.listing = sorted(engine.get("/containers/json", {"all": True}), key=name_of)
+    listed = engine.get("/containers/json", {"all": True})
+    if not isinstance(listed, list) or not all(isinstance(item, dict) and item.get("Id") for item in listed):
+        raise EngineError("The Docker engine answered /containers/json with something else than a list of containers.")
+    snapshot.listing = sorted(listed, key=name_of)
     snapshot.info = _ask(snapshot, engine, "info", "/info") or {}
-    snapshot.networks = _ask(snapshot, engine, "networks", "/networks")
+    snapshot.networks = _ask(snapshot, engine, "networks", "/networks", list)
     volumes = _ask(snapshot, engine, "volumes", "/volumes")
     snapshot.volumes = None if volumes is None else volumes.get("Volumes") or []
-    snapshot.images = _ask(snapshot, engine, "images", "/images/json")
+    snapshot.images = _ask(snapshot, engine, "images", "/images/json", list)
     for summary in snapshot.listing:
         if not in_scope(summary, projects):
             continue
@@ -175,6 +197,9 @@ def collect(engine: Engine, projects: Iterable[str] = (), details: bool = False)
         except EngineError as error:
             if error.status != 404:  # 404: it went away between the two questions
                 snapshot.problems["containers"] = str(error)
+            continue
+        if not _sound(container, summary["Id"]):
+            snapshot.problems["containers"] = f"{name_of(summary)}: what the engine inspected is no container"
             continue
         snapshot.containers.append(container)
         _sessions(snapshot, engine, container)

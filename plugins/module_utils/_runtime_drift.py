@@ -123,6 +123,10 @@ def _shared(mode: str) -> str:
     return "of another container" if mode.startswith(("container:", "service:")) else mode
 
 
+def _figure(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+
+
 def differences(expected: Mapping, container: dict, image: Mapping | None) -> list[tuple[str, str]]:
     """(field, what differs) between a service of the model and its container. image: its inspect, None when not known."""
     seen = observed(container)
@@ -154,7 +158,7 @@ def differences(expected: Mapping, container: dict, image: Mapping | None) -> li
             text = _lists("environment", meant, (set(actual) & set(meant)) | extra)
         elif name == "limits":
             wrong = [
-                f"{key} {actual[key]:g}, rendered: {value:g}"
+                f"{key} {_figure(actual[key])}, rendered: {_figure(value)}"
                 for key, value in sorted(meant.items())
                 if abs(float(actual[key]) - float(value)) > 1e-6
             ]
