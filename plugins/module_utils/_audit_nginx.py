@@ -15,6 +15,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_ng
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_nginx_certs as certs
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_nginx_flow as flow
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_nginx_headers as headers
+from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_nginx_patterns as patterns
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_nginx_serve as serve
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_nginx_tls as tls
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
@@ -105,12 +106,14 @@ def audit_tree(files: Files, tree: Tree, policy: Policy, *, nginx_test: Tested |
                 result.unknown(check.id, f"{gap.where}: {gap.what}")
     _valid(run, nginx_test)
     if not model.https:
-        access._owners(run)
+        access.owners(run)
+        serve.account(run)
+        serve.errors(run)
         for check in CHECKS:
             if check.id not in ("NGX-01", "NGX-04"):
                 result.not_applicable(check.id, "the configuration has no http block")
         return result.result()
-    for part in (serve, access, headers, flow, tls, certs):
+    for part in (serve, access, headers, flow, patterns, tls, certs):
         part.judge(run)
     return result.result()
 

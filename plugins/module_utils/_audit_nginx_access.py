@@ -48,7 +48,7 @@ OPEN_UPSTREAMS = re.compile(
 
 
 def judge(run: Run) -> None:
-    _owners(run)
+    owners(run)
     _open(run)
     _rules(run)
     _authentication(run)
@@ -66,7 +66,7 @@ def parents(path: str) -> list[str]:
     return out
 
 
-def _owners(run: Run) -> None:
+def owners(run: Run) -> None:
     if not run.policy.modes:
         run.audit.unknown("NGX-04", "owners and modes of the files are not known here")
         return

@@ -38,6 +38,8 @@ REPLACED = (
     "uwsgi_hide_header",
     "grpc_hide_header",
 )
+SECURITY_HEADERS = {"x-content-type-options": "nosniff", "x-frame-options": "SAMEORIGIN", "referrer-policy": "strict-origin-when-cross-origin",
+                    HSTS: "max-age=31536000; includeSubDomains; preload"}  # fmt: skip
 CONDITIONAL = {"cache-control": ("no-store", "no-cache", "private", "must-revalidate"), "pragma": ("no-cache",), "content-disposition": ("attachment",),
                "x-download-options": ("noopen",), "expires": ("0", "-1")}  # fmt: skip
 
@@ -107,7 +109,8 @@ def _matters(name: str, item: Directive) -> bool:
 
 def _written(run: Run) -> None:
     for item in run.model.walk("add_header", "add_trailer", "more_set_headers"):
-        if any("\n" in word or "\r" in word for word in item.args):
+        values = [word for word in item.args if ":" in word] if item.name == "more_set_headers" else item.args
+        if any("\n" in word or "\r" in word for word in values):
             run.find("NGX-18", item, f"{item.name} {item.args[0].partition(':')[0]}: the value holds a line break")
         if item.name == "add_header" and item.args and item.args[0].lower() == "content-type":
             level = item.parent
@@ -127,6 +130,9 @@ def _more(block: Directive) -> dict[str, str]:
     """more_set_headers "Name: value" of this level and the ones around: they add up, and go with every answer."""
     out: dict[str, str] = {}
     for level in reversed(list(block.chain())):
+        for item in level.find("security_headers"):
+            # The module of that name sends these, with its own defaults.
+            out.update(SECURITY_HEADERS if item.args == ("on",) else {})
         for item in level.find("more_set_headers"):
             for word in item.args:
                 name, colon, value = word.partition(":")

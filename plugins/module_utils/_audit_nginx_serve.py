@@ -35,7 +35,7 @@ _QUIET = re.compile(r"favicon|robots\.txt|health|ping|ready|live|status|metrics|
 
 def judge(run: Run) -> None:
     _version_told(run)
-    _account(run)
+    account(run)
     _default_servers(run)
     _ports(run)
     _waiting(run)
@@ -44,6 +44,7 @@ def judge(run: Run) -> None:
     _limits(run, "NGX-10", "limit_conn")
     _sockets(run)
     _logs(run)
+    errors(run)
     _addresses(run)
 
 
@@ -90,7 +91,7 @@ def _version_told(run: Run) -> None:
                 )
 
 
-def _account(run: Run) -> None:
+def account(run: Run) -> None:
     user = run.tree.root.one("user")
     master = run.policy.run_as_user
     run.audit.decide("NGX-03")
@@ -332,8 +333,10 @@ def _limits(run: Run, check: str, name: str) -> None:
             if dry is not None and dry.args == ("on",) and rules:
                 run.find(check, dry, f"{show(dry)}: nothing is refused")
             elif rules:
-                bad = next((rule for rule in rules if reasons.get(id(rule))), rules[0])
-                run.find(check, bad, reasons.get(id(bad)) or f"{show(bad)}: no such zone")
+                # A rule for a zone that nobody defines keeps nginx from starting: NGX-01.
+                bad = next((rule for rule in rules if reasons.get(id(rule))), None)
+                if bad is not None:
+                    run.find(check, bad, reasons[id(bad)])
             else:
                 open_places.append(place)
         if open_places and not limited and len(open_places) > 1:
@@ -341,6 +344,8 @@ def _limits(run: Run, check: str, name: str) -> None:
         else:
             for place in open_places:
                 run.find(check, place, f"no {name} applies")
+    if used and not used & set(zones):
+        return
     for zone, (_, _, item) in zones.items():
         if zone not in used:
             run.find(check, item, f"zone {zone} is not used by any {name}", severity="low")
@@ -435,13 +440,6 @@ def _logs(run: Run) -> None:
             if kind == REFUSE and _refuses_everything(run, server) and _beside_status(run, server):
                 continue
             run.find("NGX-14", off, show(off))
-    for item in model.walk("error_log"):
-        if not item.args:
-            continue
-        if item.args[0] == "off":
-            run.find("NGX-14", item, "error_log off writes to a file named off")
-        elif item.args[0] == "/dev/null" or item.args[1:] in (("emerg",), ("alert",)):
-            run.find("NGX-14", item, f"{show(item)}: errors are lost")
     formats = {item.args[0]: item for item in model.walk("log_format") if item.args}
     for name in sorted({item.args[1] for item in model.walk("access_log") if len(item.args) > 1}):
         if name in formats:
@@ -455,6 +453,17 @@ def _logs(run: Run) -> None:
             )
             if secret:
                 run.find("NGX-14", formats[name], f"log_format {name} writes ${', $'.join(secret)}")
+
+
+def errors(run: Run) -> None:
+    """NGX-14: where errors are written."""
+    for item in run.model.walk("error_log"):
+        if not item.args:
+            continue
+        if item.args[0] == "off":
+            run.find("NGX-14", item, "error_log off writes to a file named off")
+        elif item.args[0] == "/dev/null" or item.args[1:] in (("emerg",), ("alert",)):
+            run.find("NGX-14", item, f"{show(item)}: errors are lost")
 
 
 def _refuses_everything(run: Run, server: Server) -> bool:

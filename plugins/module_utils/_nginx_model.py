@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_parse import Directive, Tree
@@ -505,5 +505,11 @@ def target(item: Directive) -> str:
     return item.args[1] if len(item.args) > 1 else ""
 
 
-def names_of(directives: Iterable[Directive]) -> set[str]:
-    return {item.args[0].lower() for item in directives if item.args}
+def split_target(text: str) -> tuple[str, str]:
+    """Host (with port) and what follows it, of the target of a pass directive."""
+    text = re.sub(r"^[a-z]+://", "", text)
+    if text.startswith("unix:"):
+        path, _, rest = text[5:].partition(":")
+        return "unix:" + path, rest
+    match = re.match(r"(\[[^\]]*\](?::[^/?#$]*)?|[^/?#]*)(.*)", text, re.DOTALL)
+    return (match[1], match[2]) if match else (text, "")

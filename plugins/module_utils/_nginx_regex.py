@@ -498,7 +498,7 @@ class Regex:
         worst = ""
         for node in nodes:
             found = _Program(node, self.budget, loose=True).risk()
-            worst = found if found == "exponential" or not worst else worst
+            worst = max(worst, found, key=("", "quadratic", "cubic", "exponential").index)
         return worst
 
 
@@ -750,7 +750,14 @@ class _Program:
                     return "exponential"
             if self.twofold(group, inside, follow):
                 return "exponential"
-        return "cubic" if self.degree(states, follow, free) >= 3 else ""
+        if self.degree(states, follow, free) >= 3:
+            return "cubic"
+        for state in states:
+            for after in follow[state]:
+                twins = after != state and after in follow[after] and state in follow[state] and state not in follow[after]
+                if twins and self.kinds[after] == self.kinds[state] and not free[after]:
+                    return "quadratic"
+        return ""
 
     def twofold(self, group: list[int], inside: set[int], follow: dict[int, dict[int, int]]) -> bool:
         """Whether one text leads from a state back to it on two ways: pairs of states that part and meet again."""

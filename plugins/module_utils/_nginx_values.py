@@ -313,6 +313,10 @@ class Values:
                 found = value if found is None else found | value
         return found
 
+    def sets_before(self, name: str, at: Directive) -> list[Directive]:
+        """The set lines of a variable that can have run before a directive, if they are all in sight."""
+        return self._sets(name, at) if name in self.sets else []
+
     def _sets(self, name: str, at: Directive) -> list[Directive]:
         """The set lines that can have run before: those on the way to the directive, else all of the server."""
         near: list[Directive] = []
