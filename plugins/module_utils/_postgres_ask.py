@@ -73,7 +73,7 @@ Query = Callable[[str, str], object]
 
 def judge_version(version: str, today: datetime.date) -> tuple[bool | None, str]:
     """Whether a version is supported and has the fixes this table knows of; None when it cannot be told."""
-    match = re.match(r"([0-9]{1,3})\.([0-9]{1,3})(?![0-9.])", version)
+    match = re.match(r"([0-9]{1,3})\.([0-9]{1,3})(?![0-9])", version)
     if not match:
         beta = re.match(r"[0-9]{1,3}(beta|rc|devel|alpha)", version)
         return (False, f"{version} is no release") if beta else (None, f"{version or 'nothing'} is no version")

@@ -186,6 +186,11 @@ def _include(
 
 def _network(address: str, mask: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     try:
+        if ":" in mask:
+            bits = f"{int(ipaddress.IPv6Address(mask)):0128b}"
+            if "01" in bits:
+                return None
+            mask = str(bits.count("1"))
         return ipaddress.ip_network(f"{address}/{mask}" if mask else address, strict=False)
     except ValueError:
         return None
