@@ -168,7 +168,7 @@ def judge_snapshot(
     def runtime(audit: Audit) -> None:
         audit_runtime(
             audit, snapshot, table, files, session_processes(snapshot, table), projects=projects, expected=models[0],
-            model_problems=models[1], declared=options.get("container_ports") or {}, **moment,
+            model_problems=models[1], declared=container_ports(options), **moment,
         )  # fmt: skip
 
     return [
