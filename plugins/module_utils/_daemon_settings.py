@@ -228,14 +228,18 @@ def _set(flags: Flags, flag: str, value: str, where: str) -> None:
         return
     before = flags.values.get(key, (None, ""))[0]
     if key in _LISTS:
-        flags.values[key] = ([*(before if isinstance(before, list) else []), value], where)
+        # in place: a command line may repeat a flag many times
+        entries = before if isinstance(before, list) else []
+        entries.append(value)
+        flags.values[key] = (entries, where)
     elif key in ("log-opts", "default-ulimits"):
         name, _equals, content = value.partition("=")
-        option: object = content
+        options = before if isinstance(before, dict) else {}
+        options[name] = content
         if key == "default-ulimits":
             soft, _colon, hard = content.partition(":")
-            option = {"Name": name, "Soft": _number(soft), "Hard": _number(hard or soft)}
-        flags.values[key] = ({**(before if isinstance(before, dict) else {}), name: option}, where)
+            options[name] = {"Name": name, "Soft": _number(soft), "Hard": _number(hard or soft)}
+        flags.values[key] = (options, where)
     else:
         flags.values[key] = (value, where)
 

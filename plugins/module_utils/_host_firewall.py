@@ -34,12 +34,24 @@ def declared(ports: Collection[Mapping], protocol: str, port: int, address: str)
     return False
 
 
+#: Targets that refuse nothing.
+_HARMLESS = frozenset(("RETURN", "ACCEPT", "LOG", "NFLOG", "MARK", "CONNMARK", "TRACE"))
+#: Chains of programs that block single senders.
+_BLOCKLISTS = ("f2b-", "fail2ban", "crowdsec", "sshguard")
+
+
 def filters(rules: str) -> bool:
-    """Whether DOCKER-USER holds a rule that can refuse something: a DROP, a REJECT or a jump to another chain."""
+    """Whether DOCKER-USER holds a rule that refuses whole classes: a DROP, a REJECT or a jump to another chain.
+
+    A rule against named senders (-s, or a set of them) is a blocklist, which leaves the port open to everybody else.
+    """
     for line in rules.splitlines():
-        match = re.search(r"^-A DOCKER-USER\b.*\s-[jg] (\S+)", line)
-        if match and match.group(1) not in ("RETURN", "ACCEPT", "LOG", "NFLOG", "MARK", "CONNMARK", "TRACE"):
-            return True
+        match = re.match(r"-A DOCKER-USER (?:(.*) )?-[jg] (\S+)", line)
+        if not match or match.group(2) in _HARMLESS or match.group(2).lower().startswith(_BLOCKLISTS):
+            continue
+        if re.search(r"(?<!! )(-s|--match-set) ", match.group(1) or ""):
+            continue
+        return True
     return False
 
 

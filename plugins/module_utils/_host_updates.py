@@ -109,7 +109,7 @@ def audit_updates(audit: Audit, files: Files, today: datetime.date) -> None:
                             pending[package] = offered
         except Unreadable as error:
             audit.unknown("HST-10", str(error))
-    when = "of unknown age" if newest is None else f"of {newest}, {age} days old"
+    when = "of unknown age" if newest is None else f"of {newest}, {age} day{'' if age == 1 else 's'} old"
     if pending:
         shown = [f"{name} {have[name]} < {pending[name]}" for name in sorted(pending)[:_SHOWN]]
         more = f" and {len(pending) - _SHOWN} more" if len(pending) > _SHOWN else ""
