@@ -78,8 +78,8 @@ class _Checker:
             self.mount(name, index, _map(mount))
         for index, port in enumerate(_list(service.get("ports"))):
             port = _map(port)
-            if "target" not in port:
-                self.say(name, ("ports", index), "it has no target", "add the port of the container", "value")
+            if not port.get("target"):
+                self.say(name, ("ports", index), "it has no target, or 0", "add the port of the container", "value")
             elif isinstance(port["target"], int) and not 0 <= port["target"] < 1 << 32:
                 self.say(name, ("ports", index), "its target is no port", "write a port up to 65535", "value")
         for index, device in enumerate(_list(service.get("devices"))):
@@ -144,6 +144,8 @@ class _Checker:
             if mount.type == "volume" and mount.source and mount.key == "volumes":
                 self.defined(name, "volumes", mount.source, ("volumes", mount.index), "volume")
         for section, grants in (("secrets", values.secrets(service)), ("configs", values.configs(service))):
+            if len(grants) < len(_list(service.get(section))):
+                self.say(name, (section,), "an entry has no source", "add source", "value")
             for grant in grants:
                 self.defined(name, section, grant.source, (section, grant.index), section[:-1])
         self.twice_said(name, service)

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _compose_values as values
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import natural
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_check import check_project
-from ansible_collections.mcpstack.platform.plugins.module_utils._compose_env import BadVariable, parse_env, substitute
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_merge import (
     Canonical,
     Paths,
@@ -30,158 +28,24 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._compose_merge i
     has_marks,
     merge_maps,
 )
-from ansible_collections.mcpstack.platform.plugins.module_utils._compose_schema import ROOT, Node, cast, shown, validate
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_project import (
+    KINDS,
+    EnvEntry,
+    Problem,
+    Project,
+    Variable,
+)
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_reader import Reader, Scope
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_schema import ROOT, Node, validate
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_yaml import (
     LINE_BITS,
-    LINE_MASK,
     Map,
     Seq,
     clone,
-    documents,
     mapping,
 )
 
-#: Kinds of problems. All but the last three are what Compose refuses.
-KINDS = (
-    "yaml",  # not YAML, duplicate keys, keys that are no text, tags nobody may use
-    "file",  # a compose file, include, extends or env_file that is missing or cannot be read
-    "key",  # a key or name Compose does not know
-    "type",  # a value of a wrong type
-    "value",  # a value of the right type that cannot be: a port, a mount, a number, a name
-    "variable",  # a required variable without a value, or a ${…} that cannot be read
-    "reference",  # a service, network, volume, secret or config that is not defined
-    "cycle",  # include, extends, depends_on or an anchor that ends in itself
-    "conflict",  # settings that exclude each other, include against include, container_name with replicas
-    "profile",  # depends_on a service that is not enabled by the same profile
-    "newer",  # a key that only a later Compose than the reference knows
-    "limit",  # more than this loader reads: alias bombs, deep nesting, too many files
-    "unknown",  # a file that is not among the files at hand; it may well be there
-)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What Compose refuses (or this loader cannot know): where ("file:line"), what is wrong, what to do, and its kind."""
-
-    where: str
-    what: str
-    fix: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One use of a variable in a compose file.
-
-    kind: plain ($A, ${A}), default (${A:-d}, ${A-d}), required (${A:?e}, ${A?e}), alternative (${A:+a}, ${A+a}), or
-        inherited (an ``environment`` entry without a value).
-    default: the text after the operator, as written; None for plain and inherited. set: it has a value, in ``env`` or .env.
-    service is "" outside of services; keypath is what comes below the service, or the whole path outside of services.
-    """
-
-    name: str
-    where: str
-    kind: str
-    default: str | None
-    set: bool
-    service: str
-    keypath: tuple
-
-
-@dataclass(frozen=True)
-class EnvEntry:
-    """One assignment of an env file, as Compose reads it.
-
-    value: None for a bare name that nothing gives a value. quote is "'", '"' or "". raw: the value as written.
-    shadowed: a later line of the same file gives the same name.
-    """
-
-    name: str
-    value: str | None
-    where: str
-    quote: str = ""
-    raw: str = ""
-    shadowed: bool = False
-
-
-@dataclass
-class Project:
-    """The project as Compose sees it, for all profiles at once.
-
-    services, networks, volumes, secrets, configs: by name, merged, interpolated and in Compose's long form (ports, volumes,
-    depends_on, networks, env_file, secrets, configs, devices, build are always mappings or lists of mappings; environment,
-    labels, sysctls, annotations are mappings; host paths are absolute). Numbers with units, durations, commands and
-    booleans stay as written: read them through ``_compose_values``. Do not change them.
-    files: every compose file that was read, in order. dotenv: the entries of .env or of ``env_files``.
-    profiles: every profile that a service names, sorted.
-    """
-
-    name: str = ""
-    directory: str = ""
-    files: list[str] = field(default_factory=list)
-    services: dict[str, dict] = field(default_factory=dict)
-    networks: dict[str, dict] = field(default_factory=dict)
-    volumes: dict[str, dict] = field(default_factory=dict)
-    secrets: dict[str, dict] = field(default_factory=dict)
-    configs: dict[str, dict] = field(default_factory=dict)
-    extensions: dict[str, object] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    variables: list[Variable] = field(default_factory=list)
-    dotenv: list[EnvEntry] = field(default_factory=list)
-    profiles: tuple[str, ...] = ()
-
-    _selected: tuple[str, ...] = ()
-    _sections: dict[str, Map] = field(default_factory=dict)
-    _env_entries: dict[str, list[EnvEntry]] = field(default_factory=dict)
-    _env: dict[str, str] = field(default_factory=dict)
-
-    def where(self, service: str, *keypath: str | int) -> str:
-        """'file:line' of what decided this value after the merge; of its nearest parent where it has no place."""
-        return self.place("services", service, *keypath)
-
-    def place(self, section: str, *keypath: str | int) -> str:
-        """The same for any section: place("networks", "data", "internal")."""
-        node: object = self._sections.get(section)
-        found = node.place if isinstance(node, Map) else 0
-        for key in keypath:
-            if isinstance(node, Map) and key in node.lines:
-                found = node.lines[key]
-                node = node.get(key)
-            elif isinstance(node, Seq) and isinstance(key, int) and -len(node.lines) <= key < len(node.lines):
-                found = node.lines[key]
-                node = node[key] if key < len(node) else None
-            else:
-                break
-        return self._shown(found)
-
-    def _shown(self, place: int) -> str:
-        number = place >> LINE_BITS
-        name = self.files[number] if number < len(self.files) else ""
-        return f"{name}:{max(place & LINE_MASK, 1)}"
-
-    def active(self, profiles: Iterable[str] | None = None) -> set[str]:
-        """Names of the services these profiles start ("*" is all); None: those of ``load`` or COMPOSE_PROFILES."""
-        chosen = set(self._selected if profiles is None else profiles)
-        if "*" in chosen:
-            return set(self.services)
-        return {
-            name
-            for name, service in self.services.items()
-            if not service.get("profiles") or not chosen.isdisjoint(service["profiles"])
-        }
-
-    def env_file_entries(self, service: str) -> list[EnvEntry]:
-        """Every assignment of the service's env files, in order; a missing file is a problem already."""
-        return self._env_entries.get(service, [])
-
-    def environment(self, service: str) -> dict[str, str | None]:
-        """What the container gets: env files, then ``environment``. None: not known here."""
-        found: dict[str, str | None] = {}
-        for entry in self.env_file_entries(service):
-            if entry.value is not None:
-                found[entry.name] = entry.value
-        found.update(values.environment(self.services.get(service, {})))
-        return found
+__all__ = ["KINDS", "EnvEntry", "Problem", "Project", "Variable", "load"]
 
 
 def load(
@@ -202,179 +66,25 @@ def load(
     return _Loader(files, dict(env), project_directory, paths).run(paths, env_files, profiles)
 
 
-#: Most problems that are kept.
-MAX_PROBLEMS = 1000
 #: Most services, and most profiles that are judged one by one.
 MAX_SERVICES = 5000
 MAX_PROFILES = 100
-#: Most files one project is made of.
-MAX_FILES = 500
 #: Longest chain of ``extends``, and deepest ``include``.
 MAX_CHAIN = 50
-#: Most values of a project, once everything that is extended or included is counted.
-MAX_TOTAL = 1_000_000
 
 _SECTIONS = ("services", "networks", "volumes", "secrets", "configs")
-_GONE = object()
 
 
-@dataclass
-class _Scope:
-    """What a file is read with: its own for the project and for every include."""
-
-    directory: str
-    env: dict[str, str]
-    included: tuple[str, ...] = ()
-
-
-class _Loader:
+class _Loader(Reader):
     """One run. Work is done in Compose's order, so that problems and results are those of Compose."""
 
     def __init__(self, files: Files, env: dict[str, str], directory: str | None, paths: list[str]):
-        self.files, self.env = files, env
-        first = paths[0] if paths else "/"
-        self.project = Project(directory=posixpath.normpath(directory or posixpath.dirname(first) or "/"))
-        self.home = env.get("HOME", "")
+        super().__init__(files, env, directory, paths)
         self.canonical = Canonical(self.report)
-        self.seen: set[tuple] = set()
-        self.used: set[tuple] = set()
-        self.total = 0
-        self.stopped = False
-        self.raw: dict[str, tuple[int, list | None]] = {}
-        self.missing_dotenv = ""
-
-    # What is reported.
-
-    def report(self, place: int, what: str, fix: str | Callable[[], str], kind: str) -> None:
-        self.problem(self.project._shown(place), what, fix, kind)
-
-    def problem(self, where: str, what: str, fix: str | Callable[[], str], kind: str) -> None:
-        if (where, what) in self.seen or len(self.seen) > MAX_PROBLEMS:
-            return
-        self.seen.add((where, what))
-        if len(self.seen) > MAX_PROBLEMS:
-            what, fix, kind = f"there are more than {MAX_PROBLEMS} problems", "correct those above first", "limit"
-        self.project.problems.append(Problem(where, what, fix if isinstance(fix, str) else fix(), kind))
-
-    # Reading.
-
-    def number(self, path: str) -> int:
-        self.project.files.append(path)
-        return len(self.project.files) - 1
-
-    def read(self, path: str, where: str, what: str) -> str | None:
-        """The text of a file; None when there is none, which is reported."""
-        if not self.files.knows(path):
-            self.problem(
-                where, f"{what} {path} is not among the files at hand", "hand it over with the others", "unknown"
-            )
-            return None
-        if self.files.stat(path) is None:
-            self.problem(where, f"{what} {path} does not exist", "create it, or name the right file", "file")
-            return None
-        try:
-            return self.files.text(path)
-        except Unreadable as error:
-            self.problem(where, f"{what} {path} {error.what}", error.fix, "file")
-            return None
-
-    def parse(self, path: str, where: str, what: str) -> list | None:
-        """All documents of one file."""
-        if path not in self.raw:
-            if len(self.project.files) >= MAX_FILES:
-                self.problem(where, f"the project is made of more than {MAX_FILES} files", "use fewer files", "limit")
-                return None
-            text = self.read(path, where, what)
-            number = self.number(path)
-            self.raw[path] = (number, None if text is None else documents(text, number, self.report))
-        return self.raw[path][1]
-
-    def grow(self, node: object, place: int) -> bool:
-        self.total += node.count if node.__class__ in (Map, Seq) else 1
-        if self.total > MAX_TOTAL:
-            if not self.stopped:
-                what = f"the project holds more than {MAX_TOTAL} values once all files are merged"
-                self.report(place, what, "use fewer aliases, extends and includes", "limit")
-            self.stopped = True
-        return not self.stopped
-
-    # Variables.
-
-    def expand(self, text: str, path: tuple, place: int, scope: _Scope) -> str:
-        where = self.project._shown(place)
-        service, keypath = (path[1], path[2:]) if path[0] == "services" and len(path) > 1 else ("", path)
-
-        def use(name: str, kind: str, rest: str | None, is_set: bool) -> None:
-            self.variable(Variable(name, where, kind, rest, is_set, service, keypath))
-
-        try:
-            return substitute(text, scope.env.get, use)
-        except BadVariable as error:
-            if error.kind == "required":
-                what = f"{shown(path)} needs the variable {error.name}, which has no value"
-                what += f": {error.what[:120]}" if error.what else ""
-                self.report(place, what, f"give {error.name} a value in .env or in the environment", "variable")
-            elif error.kind == "limit":
-                self.report(place, f"{shown(path)}: {error.what}", "write it with fewer variables", "limit")
-            else:
-                what = f"{shown(path)}: {error.what}"
-                self.report(place, what, "correct the variable, or write $$ for a dollar sign", "variable")
-            return text
-
-    def variable(self, variable: Variable) -> None:
-        key = (variable.name, variable.where, variable.kind, variable.default, variable.service, variable.keypath)
-        if key not in self.used:
-            self.used.add(key)
-            self.project.variables.append(variable)
-
-    def interpolate(self, value: object, node: Node | None, path: tuple, place: int, scope: _Scope) -> object:
-        """A copy without aliases, variables replaced, numbers and booleans made of text. _GONE: cannot be kept."""
-        kind = value.__class__
-        if kind is str:
-            if "$" in value:
-                value = self.expand(value, path, place, scope)
-            if node is not None and node.cast is not None:
-                try:
-                    return cast(value, node.cast)
-                except ValueError as error:
-                    self.report(place, f"{shown(path)}: {error}", f"write {node.wanted()}", "type")
-                    return _GONE
-            return value
-        if kind is Map:
-            made = Map(value.place)
-            made.marks = value.marks
-            lines = made.lines
-            for key, item in value.items():
-                line = value.lines[key]
-                child = node.child(key) if node is not None else None
-                if item.__class__ is str:
-                    if "$" in item or (child is not None and child.cast is not None):
-                        item = self.interpolate(item, child, (*path, key), line, scope)
-                        if item is _GONE:
-                            continue
-                elif item.__class__ is Map or item.__class__ is Seq:
-                    item = self.interpolate(item, child, (*path, key), line, scope)
-                made[key] = item
-                lines[key] = line
-            return made
-        if kind is Seq:
-            made = Seq(value.place)
-            child = node.items if node is not None else None
-            for index, (item, line) in enumerate(zip(value, value.lines)):
-                if item.__class__ is str and "$" not in item and (child is None or child.cast is None):
-                    made.append(item)
-                else:
-                    item = self.interpolate(item, child, (*path, index), line, scope)
-                    if item is _GONE:
-                        continue
-                    made.append(item)
-                made.lines.append(line)
-            return made
-        return value
 
     # Files, in Compose's order: variables, extends, marks, include, merge, types, long form.
 
-    def model(self, paths: list[str], scope: _Scope, where: str, what: str) -> Map:
+    def model(self, paths: list[str], scope: Scope, where: str, what: str) -> Map:
         """The files of the project, or of one include, merged and finished."""
         root = Map()
         for path in paths:
@@ -393,7 +103,7 @@ class _Loader:
         self.finish(root, scope)
         return root
 
-    def document(self, root: Map, document: Map, path: str, scope: _Scope) -> None:
+    def document(self, root: Map, document: Map, path: str, scope: Scope) -> None:
         layer = self.interpolate(document, ROOT, (), document.place, scope)
         marked = layer if has_marks(layer) else None
         self.extend_all(layer, path, scope, marked)
@@ -456,7 +166,7 @@ class _Loader:
 
     # extends
 
-    def extend_all(self, layer: Map, path: str, scope: _Scope, marked: Map | None) -> None:
+    def extend_all(self, layer: Map, path: str, scope: Scope, marked: Map | None) -> None:
         services = layer.get("services")
         if services.__class__ is not Map:
             return
@@ -464,7 +174,7 @@ class _Loader:
         for name in list(services):
             self.extend(name, services, path, scope, marks, ())
 
-    def extend(self, name: str, services: Map, path: str, scope: _Scope, marks: list, chain: tuple) -> Map | None:
+    def extend(self, name: str, services: Map, path: str, scope: Scope, marks: list, chain: tuple) -> Map | None:
         """The service with what it extends below it, put in place."""
         service = services.get(name)
         if service.__class__ is not Map or "extends" not in service:
@@ -519,7 +229,7 @@ class _Loader:
         services[name] = merged
         return merged
 
-    def base_services(self, path: str, scope: _Scope, place: int) -> tuple[Map, dict | None] | None:
+    def base_services(self, path: str, scope: Scope, place: int) -> tuple[Map, dict | None] | None:
         """The services of a file that is extended, in the long form, with paths of their own directory."""
         parsed = self.parse(path, self.project._shown(place), "the extended file")
         if parsed is None:
@@ -555,7 +265,7 @@ class _Loader:
 
     # include
 
-    def include_all(self, layer: Map, path: str, scope: _Scope) -> dict[str, set]:
+    def include_all(self, layer: Map, path: str, scope: Scope) -> dict[str, set]:
         imported: dict[str, set] = {section: set() for section in _SECTIONS}
         includes = layer.get("include")
         if includes is None:
@@ -574,7 +284,7 @@ class _Loader:
             self.include(wanted, line, layer, imported, included, scope)
         return imported
 
-    def include(self, wanted: Map, place: int, layer: Map, imported: dict, included: tuple, scope: _Scope) -> None:
+    def include(self, wanted: Map, place: int, layer: Map, imported: dict, included: tuple, scope: Scope) -> None:
         where = self.project._shown(place)
         own = Paths(scope.directory)
         paths = [own.path(item) for item in _texts(wanted.get("path"))]
@@ -599,7 +309,7 @@ class _Loader:
         for entry in found:
             if entry.value is not None and entry.name not in scope.env:
                 env[entry.name] = entry.value
-        part = self.model(paths, _Scope(directory, env, included), where, "the included file")
+        part = self.model(paths, Scope(directory, env, included), where, "the included file")
         for section in _SECTIONS:
             source = part.get(section)
             if source.__class__ is not Map or not source:
@@ -622,7 +332,7 @@ class _Loader:
 
     # The end of a project or an include: paths, and what only the whole can tell.
 
-    def finish(self, root: Map, scope: _Scope) -> None:
+    def finish(self, root: Map, scope: Scope) -> None:
         paths = Paths(scope.directory, self.home)
         for name, service in _map(root.get("services")).items():
             if service.__class__ is not Map:
@@ -643,7 +353,7 @@ class _Loader:
             self.inherit(build, name, ("build", "args"), scope)
         paths.resources(root)
 
-    def inherit(self, holder: object, service: str, path: tuple, scope: _Scope) -> None:
+    def inherit(self, holder: object, service: str, path: tuple, scope: Scope) -> None:
         """Entries without a value take the one of the environment."""
         variables = holder.get(path[-1]) if holder.__class__ is Map else None
         if variables.__class__ is not Map:
@@ -655,69 +365,6 @@ class _Loader:
                 self.variable(Variable(key, where, "inherited", None, known is not None, service, (*path, key)))
                 if known is not None:
                     variables[key] = known
-
-    # Env files.
-
-    def default_env(self, directory: str, env: Mapping[str, str], where: str) -> list[EnvEntry]:
-        path = posixpath.join(directory, ".env")
-        if not self.files.knows(path):
-            self.missing_dotenv = path
-            return []
-        info = self.files.stat(path)
-        return self.env_files([path], env, where) if info is not None and info.kind != "directory" else []
-
-    def env_files(self, paths: list[str], env: Mapping[str, str], where: str) -> list[EnvEntry]:
-        found: list[EnvEntry] = []
-        known: dict[str, str] = {}
-        for path in paths:
-            entries = self.env_file(path, where, lambda name: env[name] if name in env else known.get(name))
-            known.update((entry.name, entry.value) for entry in entries if entry.value is not None)
-            found.extend(entries)
-        return found
-
-    def env_file(self, path: str, where: str, lookup, what: str = "the env file") -> list[EnvEntry]:
-        text = self.read(path, where, what)
-        if text is None:
-            return []
-
-        def use(line: int, name: str, kind: str, rest: str | None, is_set: bool) -> None:
-            self.variable(Variable(name, f"{path}:{line}", kind, rest, is_set, "", ()))
-
-        assignments, trouble = parse_env(text, lookup, use)
-        if trouble is not None:
-            self.problem(f"{path}:{trouble.line}", f"{what}: {trouble.what}", "correct the line", "value")
-        last = {item.name: number for number, item in enumerate(assignments)}
-        return [
-            EnvEntry(item.name, item.value, f"{path}:{item.line}", item.quote, item.raw, last[item.name] != number)
-            for number, item in enumerate(assignments)
-        ]
-
-    def service_env(self, name: str, service: Map) -> None:
-        """The env files of one service."""
-        items = service.get("env_file")
-        if items.__class__ is not Seq:
-            return
-        found: list[EnvEntry] = []
-        known: dict[str, str] = {}
-        for item, line in zip(items, items.lines):
-            path = item.get("path") if item.__class__ is Map else None
-            if path.__class__ is not str:
-                continue
-            where = self.project._shown(line)
-            written = item.get("format")
-            if written is not None:
-                what = f"services.{name}.env_file: Compose 2.26 knows no format {str(written)[:40]!r}"
-                self.problem(where, what, "remove format, or run Compose 2.30 or later", "newer")
-            if self.files.knows(path) and self.files.stat(path) is None and values.flag(item.get("required")) is False:
-                continue
-
-            def lookup(variable: str, known: dict = known) -> str | None:
-                return known[variable] if variable in known else self.env.get(variable)
-
-            entries = self.env_file(path, where, lookup, f"the env file of {name}")
-            known.update((entry.name, entry.value) for entry in entries if entry.value is not None)
-            found.extend(entries)
-        self.project._env_entries[name] = found
 
     # The project.
 
@@ -743,11 +390,12 @@ class _Loader:
         self.name(paths, where)
         self.env["COMPOSE_PROJECT_NAME"] = project.name
         project._env = self.env
-        root = self.model(paths, _Scope(directory, self.env), where, "the compose file")
+        root = self.model(paths, Scope(directory, self.env), where, "the compose file")
         self.result(root)
         chosen = self.profiles(profiles)
         for name, service in project.services.items():
             self.service_env(name, service)
+            self.service_labels(name, service)
         if not root and not project.problems:
             self.problem(where, "the compose file is empty", "write services: and what belongs below it", "type")
         check_project(project, self.problem, chosen)
@@ -777,7 +425,7 @@ class _Loader:
             self.project.name = normal_name(posixpath.basename(self.project.directory))
             place = 1
         else:
-            scope = _Scope(self.project.directory, self.env)
+            scope = Scope(self.project.directory, self.env)
             self.project.name = normal_name(self.expand(written, ("name",), place, scope))
         if not self.project.name:
             self.report(place, "the project has no name", "add name: with letters or digits", "value")
@@ -800,6 +448,7 @@ class _Loader:
                 self.report(made.place, what, "split the project", "limit")
                 for key in list(made)[MAX_SERVICES:]:
                     made.drop(key)
+            made.place = root.lines.get(section, made.place)
             project._sections[section] = made
             setattr(project, section, made)
         if any("default" in values.networks(service) for service in project.services.values()):

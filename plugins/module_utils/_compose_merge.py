@@ -25,7 +25,7 @@ MAX_PORTS = 100_000
 _EVERY_ADDRESS = str(ipaddress.IPv4Address(0))
 
 
-def _as_pairs(value: object, empty: object) -> Map:
+def _as_pairs(value: object, empty: object, place: int) -> Map:
     """``environment`` and its like as a mapping of texts."""
     if value.__class__ is Map:
         for key, item in value.items():
@@ -34,12 +34,12 @@ def _as_pairs(value: object, empty: object) -> Map:
             elif item.__class__ is not str and item.__class__ not in (Map, Seq):
                 value[key] = values.text(item)
         return value
-    made = Map(value.place) if value.__class__ is Seq else Map()
-    if value.__class__ is Seq:
-        for item, place in zip(value, value.lines):
-            if item.__class__ is str:
-                name, equals, rest = item.partition("=")
-                made.put(name, rest if equals else empty, place)
+    items = _as_list(value, place)
+    made = Map(items.place)
+    for item, line in zip(items, items.lines):
+        if item.__class__ is str and item:
+            name, equals, rest = item.partition("=")
+            made.put(name, rest if equals else empty, line)
     return made
 
 
@@ -85,11 +85,23 @@ def _hosts(value: object, place: int) -> Seq:
 # Merging. Each merger gets base, other, the path, the place of the other value, and report.
 
 
+def _only_text(value: object, path: tuple, report: Report) -> None:
+    """Take out of a list what is no text, before it becomes a mapping."""
+    if value.__class__ is not Seq:
+        return
+    for index in reversed(range(len(value))):
+        if value[index].__class__ is not str:
+            report(value.lines[index], f"{shown((*path, index))} is not text", "write text", "type")
+            del value[index], value.lines[index]
+
+
 def _pairs_merger(empty):
     def merger(base, other, path, place, report):
         if other is None:
             return base
-        base, other = _as_pairs(base, empty), _as_pairs(other, empty)
+        _only_text(base, path, report)
+        _only_text(other, path, report)
+        base, other = _as_pairs(base, empty, place), _as_pairs(other, empty, place)
         base.update(other)
         base.lines.update(other.lines)
         return base
@@ -122,6 +134,8 @@ def _replace(base, other, path, place, report):
 
 def _names_merger(default):
     def merger(base, other, path, place, report):
+        _only_text(base, path, report)
+        _only_text(other, path, report)
         return _plain(_as_names(base, default), _as_names(other, default), path, place, report)
 
     return merger
@@ -354,7 +368,7 @@ class Canonical:
         get = service.get
         for key, empty in (("environment", None), ("labels", ""), ("annotations", ""), ("sysctls", "")):
             if key in service:
-                service[key] = _as_pairs(service[key], empty)
+                service[key] = _as_pairs(service[key], empty, service.lines[key])
         for key in ("dns", "dns_search", "tmpfs", "label_file", "env_file"):
             if key in service:
                 service[key] = _as_list(service[key], service.lines[key])
@@ -394,7 +408,7 @@ class Canonical:
             self.build(service, name, build)
         deploy = get("deploy")
         if deploy.__class__ is Map and "labels" in deploy:
-            deploy["labels"] = _as_pairs(deploy["labels"], "")
+            deploy["labels"] = _as_pairs(deploy["labels"], "", deploy.lines["labels"])
         for key, index in _UNIQUE.items():
             if key in service and service[key].__class__ is Seq:
                 unique(service[key], index)
@@ -413,9 +427,14 @@ class Canonical:
         if build.__class__ is str:
             service["build"] = mapping(place, context=build)
             return
+        contexts = build.get("additional_contexts")
+        for item, line in zip(contexts, contexts.lines) if contexts.__class__ is Seq else ():
+            if "=" not in item:
+                where = shown(("services", name, "build", "additional_contexts"))
+                self.report(line, f"{where}: {item[:60]!r} has no name", "write it like name=path", "value")
         for key, empty in (("args", None), ("labels", ""), ("additional_contexts", "")):
             if key in build:
-                build[key] = _as_pairs(build[key], empty)
+                build[key] = _as_pairs(build[key], empty, build.lines[key])
         if "secrets" in build:
             self.each(build, "secrets", name, lambda written: {"source": written})
         if build.get("tags").__class__ is Seq:

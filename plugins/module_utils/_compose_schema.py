@@ -71,6 +71,8 @@ class Node:
         )
         if len(words) > 1:
             words.pop("null", None)
+        if self.cast is not None and len(words) > 1:
+            words.pop("text", None)
         *first, last = words
         return f"{', '.join(first)} or {last}" if first else last
 

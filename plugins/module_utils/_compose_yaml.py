@@ -246,8 +246,6 @@ class _Builder:
                 return
             if value.__class__ is not str:
                 value = self.odd_key(None if value is _GONE else value, place)
-            if value in node or (node.marks is not None and value in node.marks):
-                self.twice(value, node.lines.get(value, place), place)
             frame.key, frame.key_place = value, place
             return
         frame.key = _MISSING
@@ -259,6 +257,8 @@ class _Builder:
             return
         if value is _GONE:
             return
+        if key in node and mark != RESET:
+            self.twice(key, node.lines[key], frame.key_place)
         if mark is not None:
             if node.marks is None:
                 node.marks = {}
@@ -322,6 +322,8 @@ class _Builder:
                 place = base | (event.start_mark.line + 1)
                 value, mark, merge_key = self.scalar(event)
                 self.total += 1
+                if self.total > MAX_VALUES:
+                    self.grow(0, place)
                 if event.anchor is not None:
                     self.anchors[event.anchor] = (value, mark, 1)
                 if not stack:

@@ -186,7 +186,7 @@ def _build(item):
         "shm_size": _size(item.get("shm_size")), "extra_hosts": _hosts(item), "ulimits": _ulimits(item),
     })  # fmt: skip
     found.setdefault("context", ".")
-    if not item.get("dockerfile") and not item.get("dockerfile_inline"):
+    if "dockerfile" not in item and "dockerfile_inline" not in item:
         found["dockerfile"] = "Dockerfile"
     return found
 
