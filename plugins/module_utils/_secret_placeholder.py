@@ -95,7 +95,7 @@ _DOCUMENTED = frozenset((
 ))  # fmt: skip
 
 _LEET = str.maketrans("4@30$51!7+", "aaeossiltt")
-#: Characters that may stand beside a phrase.
+#: Characters that may stand beside a phrase in a value that is written together.
 _ADDITION = 20
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _WHOLE = (
@@ -157,7 +157,7 @@ def _phrase(text: str) -> str | None:
             letters = re.sub(kept, "", plain)
             rest = _PHRASES.sub("", letters)
             # What else stands there is a short addition, or the phrase came about by chance.
-            if len(rest) < len(letters) and len(rest) <= _ADDITION:
+            if len(rest) < len(letters) and (len(words) > 1 or len(rest) <= _ADDITION):
                 return "is a placeholder"
     named = all(word.isalpha() and len(word) <= 12 for word in unknown)
     if len(unknown) <= 2 and (

@@ -75,6 +75,10 @@ _WALKS = tuple(
     for step in (1, -1)
 )
 
+#: How long a piece of one has to be, and all such pieces.
+_STEPS = 6
+_WALKED = frozenset(walk[first : first + _STEPS] for walk in _WALKS for first in range(len(walk) - _STEPS + 1))
+
 placeholder = _secret_placeholder.placeholder
 
 
@@ -333,15 +337,15 @@ def _spatial(value: str, found: _Matches) -> None:
 
 def _walks(value: str, found: _Matches) -> None:
     text = value.translate(_UNSHIFT).lower()
-    for walk in _WALKS:
-        first = end = 0
-        while first < len(text) - 5:
-            end = max(end, first + 1)
+    starts = [first for first in range(len(text) - _STEPS + 1) if text[first : first + _STEPS] in _WALKED]
+    for walk in _WALKS if starts else ():
+        for first in starts:
+            end = first + _STEPS
+            if text[first:end] not in walk:
+                continue
             while end < len(text) and text[first : end + 1] in walk:
                 end += 1
-            if end - first >= 6:
-                found.put(first, end - 1, 40 * (end - first) * _case_variations(value[first:end]))
-            first += 1
+            found.put(first, end - 1, 40 * (end - first) * _case_variations(value[first:end]))
 
 
 def _sequences(value: str, found: _Matches) -> None:
