@@ -27,12 +27,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variabl
     judge_variables,
     unknown_values,
 )
-from ansible_collections.mcpstack.platform.plugins.module_utils._compose_view import (
-    networks,
-    privileged_steps,
-    view,
-    writers,
-)
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_view import context, privileged_steps, view
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import Policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_ports import judge_networks
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_rules import judge
@@ -47,6 +42,8 @@ TABLE = {
     **{name: _checks_image.TABLE[name] for name in IMAGES},
 }
 NO_POLICY = Policy()
+#: Most services, variables, ports and mounts of a project that are judged.
+MOST_ENTRIES = 6000
 #: Checks that cannot be decided for a service while a value in this part of it is not known.
 PARTS = {
     "cap_add": ("CMP-03", "CMP-04"),
@@ -148,16 +145,24 @@ def audit_project(
             if check not in ("CMP-29", "CMP-30"):
                 answer.not_applicable(check, "no service is to be judged")
         return answer.result()
+    entries = size_of(project, names)
+    if entries > MOST_ENTRIES:
+        text = (
+            f"the project has {entries} services, variables, ports and mounts: more than {MOST_ENTRIES} are not judged"
+        )
+        answer.find("CMP-29", f"project {project.name}", project.where(names[0]), text, fix="Divide the project.")
+        for check in TABLE:
+            answer.unknown(check, text)
+        return answer.result()
     reported = judge_variables(answer, project, env, names, credential_name)
     judge_secrets(answer, project, env, names, reported)
-    nets = networks(project)
-    shared = writers(project, names)
+    shared = context(project, names, host_files)
     for name in names:
-        judge(answer, view(project, name, shared, nets, host_files), policy)
+        judge(answer, view(shared, name), policy)
         for what, keypath in privileged_steps(project.services[name]):
             answer.find("CMP-01", f"service {name}", project.where(name, *keypath), what)
-    used = {net for name in names for net in values.networks(project.services[name]) if net in nets}
-    judge_networks(answer, [nets[net] for net in sorted(used)], policy)
+    used = {net for name in names for net in values.networks(project.services[name]) if net in shared.networks}
+    judge_networks(answer, [shared.networks[net] for net in sorted(used)], policy)
     _judge_images(answer, project, names, allowed_registries)
     for where, (name, service, part) in sorted(missing.items()):
         for check in PARTS.get(part, ()) if service in names else ():
@@ -165,6 +170,20 @@ def audit_project(
                 continue
             answer.unknown(check, f"{where}: {name} has no value here")
     return answer.result()
+
+
+def size_of(project: Project, names: Sequence[str]) -> int:
+    """How much there is to be judged."""
+    parts = ("environment", "volumes", "tmpfs", "networks", "cap_add", "security_opt", "devices", "secrets", "ulimits")
+    entries = len(names) + len(project.variables) + len(project.networks) + len(project.secrets)
+    for name in names:
+        service = project.services[name]
+        entries += len(project.env_file_entries(name))
+        targets = [port.get("target") for port in service.get("ports") or () if isinstance(port, dict)]
+        # a range is many ports and one entry
+        entries += sum(first is None or second != first + 1 for first, second in zip([None, *targets], targets))
+        entries += sum(len(service[part]) for part in parts if isinstance(service.get(part), (list, dict)))
+    return entries
 
 
 def _judge_images(answer: Audit, project: Project, names: Sequence[str], allowed: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ansible_collections.mcpstack.platform.plugins.module_utils import _compose_values as values
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_load import Project
-from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variables import keys_of
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variables import EnvironmentKeys
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_images import split_image
 from ansible_collections.mcpstack.platform.plugins.module_utils._secret_names import (
     credential_in_url,
@@ -26,6 +26,8 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._secret_names im
 from ansible_collections.mcpstack.platform.plugins.module_utils._secret_placeholder import placeholder
 from ansible_collections.mcpstack.platform.plugins.module_utils._secret_strength import weak
 
+#: Most secrets of a project whose strength is estimated.
+MOST_ESTIMATES = 500
 #: Options that take a secret as the next word or behind "=".
 _FLAG = re.compile(
     r"^(--?(?:require-?pass|master-?auth|password|passwd|passphrase|pass|(?:[a-z0-9]+[-.])*"
@@ -112,14 +114,15 @@ class _Secrets:
         reported: set[tuple[str, str]],
     ):
         self.audit, self.project, self.names, self.reported = audit, project, names, reported
-        self.uses: dict[tuple[str, str], list[str]] = {}
-        self.lines: dict[tuple[str, str], list[str]] = {}
-        for use in project.variables:
-            for key in keys_of(project, use):
-                self.uses.setdefault((use.service, key), []).append(use.name)
-            self.lines.setdefault((use.service, use.where), []).append(use.name)
         given = {entry.name: entry.value for entry in project.dotenv}
         self.given: dict[str, str | None] = {**given, **env}
+        self.uses: dict[tuple[str, str], str] = {}
+        self.lines: dict[tuple[str, str], set[str | None]] = {}
+        index = EnvironmentKeys(project)
+        for use in project.variables:
+            for key in index.of(use):
+                self.uses.setdefault((use.service, key), use.name)
+            self.lines.setdefault((use.service, use.where), set()).add(self.given.get(use.name))
 
     def environment(self, name: str) -> Iterator[_Value]:
         """What the container gets, with the place and the source of each value."""
@@ -129,14 +132,13 @@ class _Secrets:
                 yield _Value(name, entry.name, entry.value, entry.where, "")
         for key, value in stated.items():
             if value:
-                sources = self.uses.get((name, key), [])
                 yield _Value(
-                    name, key, value, self.project.where(name, "environment", key), sources[0] if sources else ""
+                    name, key, value, self.project.where(name, "environment", key), self.uses.get((name, key), "")
                 )
 
     def is_variable(self, service: str, where: str, text: str) -> bool:
         """Whether a text is the value of a variable that is used at this place."""
-        return any(self.given.get(name) == text for name in self.lines.get((service, where), []))
+        return text in self.lines.get((service, where), ())
 
 
 def _judge_environment(secrets: _Secrets) -> list[_Value]:
@@ -158,7 +160,7 @@ def _judge_environment(secrets: _Secrets) -> list[_Value]:
             found.append(item)
             if (name, item.key) in secrets.reported:
                 continue
-            _judge_value(audit, item, subject)
+            _judge_value(audit, item, subject, len(found) <= MOST_ESTIMATES)
             if not item.source:
                 audit.find("SEC-01", subject, item.where, f"{item.key} has a literal value")
             elif isinstance(image, str) and reads_file(image, item.key):
@@ -171,10 +173,12 @@ def _judge_environment(secrets: _Secrets) -> list[_Value]:
     return found
 
 
-def _judge_value(audit: Audit, item: _Value, subject: str) -> None:
+def _judge_value(audit: Audit, item: _Value, subject: str, estimate: bool) -> None:
     why = placeholder(item.text, item.key)
     if why:
         audit.find("SEC-04", subject, item.where, f"{item.key}: {why}")
+    elif not estimate:
+        audit.unknown("SEC-05", f"there are more than {MOST_ESTIMATES} secrets")
     elif weak(item.text, (item.service, item.key)):
         audit.find("SEC-05", subject, item.where, f"{item.key} can be guessed")
 

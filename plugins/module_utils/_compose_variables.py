@@ -18,6 +18,10 @@ FROM_THE_SHELL = frozenset(
 )
 #: Longest name that is compared with others for spelling.
 _LONGEST_NAME = 64
+#: Most names that are compared with each other for spelling.
+_MOST_NAMES = 1000
+#: A line with more keys than this says nothing about which of them a variable belongs to.
+_MOST_KEYS_OF_A_LINE = 20
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -86,12 +90,17 @@ def judge_variables(
     defined = set(env) | {entry.name for entry in project.dotenv}
     reported: set[tuple[str, str]] = set()
     seen: set[tuple] = set()
+    index = EnvironmentKeys(project)
+    guesses: dict[str, str] = {}
     for use in project.variables:
         if use.service not in wanted or (use.name, use.where, use.kind) in seen:
             continue
         seen.add((use.name, use.where, use.kind))
-        keys = keys_of(project, use)
-        found = _judge(use, credential(use.name) or any(credential(key) for key in keys), defined)
+        keys = index.of(use)
+        if not use.set and use.name not in guesses:
+            guesses[use.name] = near(use.name, defined) if len(guesses) < _MOST_NAMES >= len(defined) else ""
+        secret = credential(use.name) or any(credential(key) for key in keys)
+        found = _judge(use, secret, "" if use.set else guesses[use.name])
         if found is None:
             continue
         severity, text, covers = found
@@ -102,21 +111,31 @@ def judge_variables(
     return reported
 
 
-def keys_of(project: Project, use: Variable) -> list[str]:
-    """The keys of a service's environment that a use of a variable gives a value; a list has no keys, only lines."""
-    if not use.service or use.keypath[:1] != ("environment",):
-        return []
-    if len(use.keypath) > 1 and isinstance(use.keypath[1], str):
-        return [use.keypath[1]]
-    names = project.services.get(use.service, {}).get("environment") or {}
-    return [str(name) for name in names if project.where(use.service, "environment", name) == use.where]
+class EnvironmentKeys:
+    """Which keys of a service's environment a use of a variable gives a value; a list has no keys, only lines."""
+
+    def __init__(self, project: Project):
+        self.project = project
+        self.lines: dict[str, dict[str, list[str]]] = {}
+
+    def of(self, use: Variable) -> list[str]:
+        if not use.service or use.keypath[:1] != ("environment",):
+            return []
+        if len(use.keypath) > 1 and isinstance(use.keypath[1], str):
+            return [use.keypath[1]]
+        if use.service not in self.lines:
+            lines: dict[str, list[str]] = {}
+            for name in self.project.services.get(use.service, {}).get("environment") or {}:
+                lines.setdefault(self.project.where(use.service, "environment", name), []).append(str(name))
+            self.lines[use.service] = lines
+        keys = self.lines[use.service].get(use.where, [])
+        return keys if len(keys) <= _MOST_KEYS_OF_A_LINE else []
 
 
-def _judge(use: Variable, secret: bool, defined: set[str]) -> tuple[str, str, bool] | None:
+def _judge(use: Variable, secret: bool, guess: str) -> tuple[str, str, bool] | None:
     """(severity, what was seen, whether it covers the value) of one use."""
     if use.kind in ("inherited", "alternative"):
         return None
-    guess = "" if use.set else near(use.name, defined)
     if guess:
         return "medium", f"{use.name} is not set, {guess} is", not use.set
     if use.kind == "required":

@@ -8,7 +8,7 @@ PRIVATE: internal to the collection, may change in any release. Standard library
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _compose_values as values
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files
@@ -61,6 +61,9 @@ KEYS = {
     "userns_mode": "userns_mode",
     "uts_mode": "uts",
 }
+
+#: Most services that are named as writers of one volume.
+MOST_NAMED = 8
 
 
 def _map(value: object) -> Mapping:
@@ -142,14 +145,14 @@ def networks(project: Project) -> dict[str, Network]:
     return {name: _network(project, name) for name in sorted(used | set(project.networks))}
 
 
-def writers(project: Project, services: Iterable[str]) -> dict[str, set[str]]:
-    """Names of the services that write a named volume, by volume."""
+def writers(project: Project, services: Iterable[str]) -> dict[str, list[str]]:
+    """Names of the services that write a named volume, by volume: sorted, and no more than are worth naming."""
     found: dict[str, set[str]] = {}
     for name in services:
         for mount in values.volumes(project.services[name]):
             if mount.type == "volume" and mount.source and not mount.read_only:
                 found.setdefault(mount.source, set()).add(name)
-    return found
+    return {volume: sorted(names)[:MOST_NAMED] for volume, names in found.items()}
 
 
 def _restart(service: Mapping) -> str | None:
@@ -218,14 +221,25 @@ def _places(
     return where
 
 
-def view(
-    project: Project, name: str, shared: Mapping[str, set[str]], nets: Mapping[str, Network], host: Files | None
-) -> ContainerView:
-    """The view of one service.
+@dataclass(frozen=True)
+class Context:
+    """What the views of all services share. host: files of the host on which the project runs, if they are known."""
 
-    shared: of ``writers``. nets: of ``networks``. host: files of the host on which the project runs; without them nothing
-    is said about what exists there.
-    """
+    project: Project
+    networks: Mapping[str, Network]
+    writers: Mapping[str, list[str]]
+    peers: frozenset[str]
+    host: Files | None = None
+
+
+def context(project: Project, services: Iterable[str], host: Files | None = None) -> Context:
+    """The context of a project of which these services are judged."""
+    return Context(project, networks(project), writers(project, services), frozenset(project.services), host)
+
+
+def view(shared: Context, name: str) -> ContainerView:
+    """The view of one service."""
+    project, nets, host = shared.project, shared.networks, shared.host
     service = project.services[name]
     limits = values.limits(service)
     mounts: list[Mount] = []
@@ -242,7 +256,7 @@ def view(
             tmpfs.append(Tmpfs(mount.target, options))
             tmpfs_keys.append((mount.key, mount.index))
             continue
-        mounts.append(_mount(project, name, mount, shared, host))
+        mounts.append(_mount(project, name, mount, shared.writers, host))
         mount_keys.append((mount.key, mount.index))
     if values.flag(service.get("use_api_socket")):
         mounts.append(Mount("bind", "/var/run/docker.sock", "/var/run/docker.sock"))
@@ -306,7 +320,7 @@ def view(
         entrypoint=_words(service, "entrypoint"),
         labels=values.labels(service),
         scale=values.replicas(service),
-        peers=frozenset(other for other in project.services if other != name),
+        peers=shared.peers,
     )
 
 
@@ -352,7 +366,7 @@ def _words(service: Mapping, key: str) -> tuple[str, ...] | None:
 
 
 def _mount(
-    project: Project, name: str, mount: values.Mount, shared: Mapping[str, set[str]], host: Files | None
+    project: Project, name: str, mount: values.Mount, shared: Mapping[str, list[str]], host: Files | None
 ) -> Mount:
     exists = None
     volume: Mapping = {}
@@ -361,7 +375,7 @@ def _mount(
         exists = _exists(mount.source, host)
     elif mount.type == "volume" and mount.source:
         volume = _map(project.volumes.get(mount.source))
-        others = tuple(sorted(shared.get(mount.source, set()) - {name}))
+        others = tuple(other for other in shared.get(mount.source, ()) if other != name)
     return Mount(
         type=mount.type,
         source=mount.source or None,

@@ -141,7 +141,7 @@ class ContainerView:
     restart: no, always, unless-stopped, on-failure or on-failure:N.
     process_uids: users of the processes as the kernel has them; None where nobody looked.
     environment: values are read for a few well-known settings only and never repeated.
-    peers: names of the other services or containers of the project.
+    peers: names of the services or containers of the project; its own may be among them.
     """
 
     name: str

@@ -36,6 +36,8 @@ EDGE_PORTS = frozenset({80, 443})
 FIRST_UNPRIVILEGED = 1024
 #: Ports of the engine's own API.
 ENGINE_PORTS = frozenset({2375, 2376})
+#: What is looked at of a command line.
+_MOST_WORDS, _LONGEST_WORD = 500, 4000
 _FALSE = frozenset({"false", "0", "no", "off", ""})
 _SWITCHES = (
     (re.compile(r"^--web\.enable-admin-api(=true)?$"), "anybody who reaches it may delete the data"),
@@ -149,7 +151,8 @@ def is_data(view: ContainerView) -> bool:
 
 def _flags(words: tuple[str, ...]) -> list[str]:
     """Words of a command; one that is a command line of its own ("sh -c 'prometheus --flag'") taken apart."""
-    return [part for word in words[:500] for part in (word.split() if " --" in word else [word])]
+    cut = [word[:_LONGEST_WORD] for word in words[:_MOST_WORDS]]
+    return [part for word in cut for part in (word.split() if " --" in word else [word])]
 
 
 def _open_switches(view: ContainerView) -> list[tuple[str, object, str, str]]:
@@ -163,7 +166,7 @@ def _open_switches(view: ContainerView) -> list[tuple[str, object, str, str]]:
         if value is not None and value.strip().lower() in values:
             found.append(("environment", key, f"{key}={value.strip()}", why))
     for key in ("NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "JAVA_OPTS"):
-        for word in (view.environment.get(key) or "").split():
+        for word in (view.environment.get(key) or "")[:_LONGEST_WORD].split():
             found += [
                 ("environment", key, f"{key} with {word[:60]}", why)
                 for pattern, why in _SWITCHES

@@ -501,6 +501,25 @@ def test_any_bytes_give_a_result(data):
     assert answer["summary"]["checks_fail"] + answer["summary"]["checks_pass"] >= 0
 
 
+def test_more_than_anybody_writes_is_refused_and_passes_nothing(monkeypatch):
+    monkeypatch.setattr(core, "MOST_ENTRIES", 3)
+    answer = run(
+        HARD + service("ports: ['127.0.0.1:8080:80', '127.0.0.1:8081:80', '127.0.0.1:8082:80', '127.0.0.1:8083:80']")
+    )
+    assert [item["id"] for item in answer["findings"]] == ["CMP-29"]
+    assert answer["summary"]["checks_pass"] == 0
+
+
+def test_a_line_with_very_many_variables_is_still_judged():
+    entries = ", ".join(f"'A{n}_TOKEN=${{V{n}:-x}}'" for n in range(300))
+    items = found(service(f"environment: [{entries}]"))
+    assert len([item for item in items if item[0] == "SEC-01"]) == 300
+
+
+def test_a_wide_range_of_ports_is_no_large_project():
+    assert found(service("ports: ['10000-20000:10000-20000/udp']")) == [("NET-01", 4, "high")]
+
+
 def test_many_services_cost_little_work():
     text = HARD + "services:\n" + "".join(f"  s{n}:\n    <<: *hard\n    volumes: ['vol{n}:/x']\n" for n in range(24))
     text += "volumes:\n" + "".join(f"  vol{n}: {{}}\n" for n in range(24))
