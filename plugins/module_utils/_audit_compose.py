@@ -179,9 +179,9 @@ def size_of(project: Project, names: Sequence[str]) -> int:
     for name in names:
         service = project.services[name]
         entries += len(project.env_file_entries(name))
-        targets = [port.get("target") for port in service.get("ports") or () if isinstance(port, dict)]
+        targets = sorted(port.target for port in values.ports(service))
         # a range is many ports and one entry
-        entries += sum(first is None or second != first + 1 for first, second in zip([None, *targets], targets))
+        entries += sum(second != first + 1 for first, second in zip([-1, *targets], targets))
         entries += sum(len(service[part]) for part in parts if isinstance(service.get(part), (list, dict)))
     return entries
 

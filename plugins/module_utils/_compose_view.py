@@ -88,21 +88,25 @@ def _whole(value: object) -> int | None:
 
 def _ports(project: Project, name: str, service: Mapping) -> list[tuple[Port, int]]:
     """Ports with their index; the parts of a range, which Compose writes as entries of their own, become one again."""
-    found: list[tuple[Port, int]] = []
-    places: list[str] = []
+    order: dict[str, int] = {}
+    parts: list[tuple[int, str, str, int, tuple[int, int], Port, int]] = []
     for port in values.ports(service):
         try:
             outside = [int(part) for part in port.published.split("-")] if port.published else []
         except ValueError:
             outside = []
         published = (outside[0], outside[-1]) if any(outside) else None
+        line = order.setdefault(project.where(name, "ports", port.index), len(order))
         fresh = Port((port.target, port.target), published, port.host_ip or None, port.protocol)
-        place = project.where(name, "ports", port.index)
-        if found and places[-1] == place and (joined := _joined(found[-1][0], fresh)) is not None:
+        parts.append((line, port.host_ip, port.protocol, port.target, published or (0, 0), fresh, port.index))
+    found: list[tuple[Port, int]] = []
+    last = -1
+    for line, *_rest, fresh, index in sorted(parts, key=lambda part: part[:5]):
+        if line == last and (joined := _joined(found[-1][0], fresh)) is not None:
             found[-1] = (joined, found[-1][1])
-            continue
-        found.append((fresh, port.index))
-        places.append(place)
+        else:
+            found.append((fresh, index))
+        last = line
     return found
 
 
