@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make this machine ready to run the project: Debian packages, toolchain, collections, Docker engine.
 
-usage: bootstrap.py [packages] [venv] [collections] [services] [peers] [engine]     (default: all but services and peers)
+usage: bootstrap.py [packages] [venv] [collections] [services] [peers] [engine] [browser]
+       (default: all but services, peers and browser)
 
 Every step looks first and does only what is missing; a machine that is ready is left alone in well under a second.
 Steps are remembered by a hash of their inputs, so a changed lock file is installed and an unchanged one is not.
@@ -46,6 +47,9 @@ PROGRAMS = {
     "git": ("git",),
     "iptables": ("iptables",),
 }
+# what the proofs in a real browser need, beside the above; only `make test-long` asks for it
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ENGINE_LOG = Path("/var/log/mcpstack-dockerd.log")
 ENGINE_WAIT_S = 60
@@ -161,7 +165,17 @@ def codename() -> str:
 def packages() -> None:
     """Debian packages."""
     has_venv = run([sys.executable, "-c", "import ensurepip, venv"]).returncode == 0
-    missing = missing_packages(shutil.which, has_venv, KEYRING.exists(), codename())
+    install(missing_packages(shutil.which, has_venv, KEYRING.exists(), codename()))
+
+
+def browser() -> None:
+    """A Chromium, for the proofs that look at the report's page."""
+    if not any(map(shutil.which, BROWSERS)):
+        install(list(BROWSER_PACKAGES))
+
+
+def install(missing: list[str]) -> None:
+    """Install Debian packages; nothing is asked of the package manager when none is missing."""
     if not missing:
         return
     if shutil.which("apt-get") is None:
@@ -172,9 +186,8 @@ def packages() -> None:
         raise BootstrapError(f"Debian packages are missing ({' '.join(missing)}): run the same command as root.")
     say(f"installing Debian packages: {' '.join(missing)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
     update = run(["apt-get", "update", "-qq"], env)
-    installed = run(install, env)
+    installed = run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env)
     if installed.returncode:
         hint = "" if update.returncode == 0 else f"\n`apt-get update` had failed before:\n{tail(update)}"
         raise BootstrapError(f"apt-get could not install {' '.join(missing)}:\n{tail(installed)}{hint}")
@@ -365,6 +378,7 @@ STEPS = {
     "services": services,
     "peers": peers,
     "engine": engine,
+    "browser": browser,
 }
 USUAL = ("packages", "venv", "collections", "engine")
 

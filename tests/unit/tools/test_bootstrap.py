@@ -28,6 +28,19 @@ def test_missing_packages(present, has_venv, has_keyring, codename, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("present", "installed"),
+    [(None, [["chromium", "fonts-dejavu-core"]]), ("chromium", []), ("google-chrome", [])],
+)
+def test_a_browser_is_installed_only_where_there_is_none(monkeypatch, present, installed):
+    asked = []
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: name if name == present else None)
+    monkeypatch.setattr(bootstrap, "install", asked.append)
+    bootstrap.browser()
+    assert asked == installed
+    assert "browser" not in bootstrap.USUAL
+
+
 def test_pips_settings_reach_uv():
     listing = (
         "global.index-url='https://index.example/simple'\n"
