@@ -19,9 +19,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import (
     _runtime_secrets,
 )
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit, merge_results
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_daemon import audit_daemon
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_host import audit_host
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_runtime import audit_runtime, processes_of
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import DeclaredPort, Policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineError
@@ -179,6 +177,10 @@ def judge_snapshot(
 
 
 def _host_half(subjects: Iterable[str], files: Files, answers: Answers, facts: HostFacts, policy: HostPolicy) -> list:
+    # Only here: a run that judges containers alone need not compile what it does not use.
+    from ansible_collections.mcpstack.platform.plugins.module_utils._audit_daemon import audit_daemon
+    from ansible_collections.mcpstack.platform.plugins.module_utils._audit_host import audit_host
+
     results = []
     for subject, prefix, decide in (("engine", "DMN-", audit_daemon), ("host", "HST-", audit_host)):
         if subject in subjects:

@@ -197,15 +197,35 @@ def _expected_ports(container: dict, declared: Mapping[str, Iterable[tuple[int, 
     return found
 
 
+def _in_use(files: Files, pid: int) -> dict[str, bool]:
+    """Which tables hold a socket at all. The kernel walks a table of the whole host to print a single row of tcp."""
+    found = {}
+    for name, suffix in (("sockstat", ""), ("sockstat6", "6")):
+        try:
+            text = files.read(f"/proc/{pid}/net/{name}", _TABLE_LIMIT).decode("ascii", "replace")
+        except Unreadable:
+            continue
+        for kind in ("tcp", "udp"):
+            match = re.search(rf"^{kind.upper()}{suffix}: inuse ([0-9]+)", text, re.MULTILINE)
+            if match:
+                found[kind + suffix] = match[1] != "0"
+    return found
+
+
 def listening(files: Files, pid: int) -> tuple[set[tuple[int, str]], bool]:
     """((port, protocol) that listen beyond loopback in the network namespace of a process, whether it could be read)."""
     found: set[tuple[int, str]] = set()
-    read = False
+    in_use = _in_use(files, pid)
+    read = "tcp" in in_use
     for name, protocol in _TABLES:
+        if not in_use.get(name, True):
+            continue
         try:
             text = files.read(f"/proc/{pid}/net/{name}", _TABLE_LIMIT).decode("ascii", "replace")
             rows = parse_table(text, protocol)
         except (Unreadable, ValueError):
+            if in_use.get(name):
+                return found, False
             continue
         read = read or name in ("tcp", "tcp6")
         found.update((port, protocol) for _kind, address, port, _uid, _inode in rows if not address.is_loopback)

@@ -281,6 +281,21 @@ class TestListeners:
         self.listen(host, "gateway", 8005)
         assert host.audit()["findings"] == []
 
+    def test_empty_tables_are_not_read(self, host):
+        row = host.data["proc"][str(host.container("gateway")["State"]["Pid"])]
+        row["net/sockstat"] = "sockets: used 9\nTCP: inuse 2 orphan 0\nUDP: inuse 0 mem 0\n"
+        row["net/sockstat6"] = "TCP6: inuse 0\nUDP6: inuse 1\n"
+        self.listen(host, "gateway", 4444, "0" * 32, "tcp6")
+        assert host.audit()["findings"] == []  # the kernel would not have counted none
+        row["net/sockstat6"] = "TCP6: inuse 1\n"
+        assert fixture.found(host.audit()) == {("RUN-04", GATEWAY)}
+
+    def test_a_table_that_holds_sockets_and_cannot_be_read_is_unknown(self, host):
+        row = host.data["proc"][str(host.container("gateway")["State"]["Pid"])]
+        row["net/sockstat"] = "TCP: inuse 2\nUDP: inuse 0\n"
+        del row["net/tcp"]
+        assert fixture.states(host.audit())["RUN-04"] == "unknown"
+
     def test_tables_that_are_none_are_unknown(self, host):
         for table in ("tcp", "tcp6", "udp", "udp6"):
             pid = str(host.container("gateway")["State"]["Pid"])
