@@ -19,7 +19,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit_daemon_ve
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
 from ansible_collections.mcpstack.platform.plugins.module_utils._daemon_settings import ABSENT, Settings, load
 from ansible_collections.mcpstack.platform.plugins.module_utils._host_policy import HostPolicy
-from ansible_collections.mcpstack.platform.plugins.module_utils._host_probe import Answers, HostFacts
+from ansible_collections.mcpstack.platform.plugins.module_utils._host_probe import Answers, HostFacts, as_list
 
 SUBJECT = "docker engine"
 INFO = "engine /info"
@@ -31,6 +31,8 @@ _DEAD_DRIVERS = ("aufs", "devicemapper", "overlay", "vfs")
 #: Log drivers without a bound of their own.
 _UNBOUNDED = ("json-file",)
 _NO_LIMIT = 1 << 30
+#: Most entries of one list that are judged; nobody has that many, and a report is to be read.
+_SHOWN = 200
 
 
 class _Context:
@@ -55,6 +57,13 @@ class _Context:
                 self.find(check_id, seen.where, what)
                 found = True
         return found
+
+    def some(self, check_id: str, entries: object) -> list:
+        """The entries of a list, cut where nobody would read on; then the check is not decided to the end."""
+        entries = as_list(entries)
+        if len(entries) > _SHOWN:
+            self.audit.unknown(check_id, f"only the first {_SHOWN} of {len(entries)} entries were judged")
+        return entries[:_SHOWN]
 
     def close(self, check_id: str, *keys: str, asked: str = "") -> None:
         """The check is decided when its settings are known and the engine answered what it was asked."""
@@ -132,7 +141,7 @@ def _api(ctx: _Context) -> None:
     told: set[tuple[str, int]] = set()
     uses_fd = False
     for seen in settings.seen("hosts"):
-        for host in seen.value if isinstance(seen.value, list) else ():
+        for host in ctx.some("DMN-01", seen.value):
             uses_fd = uses_fd or host.strip().lower().startswith("fd://")
             target = _tcp(host)
             if target is None:
@@ -171,10 +180,8 @@ def _open_api(ctx: _Context, where: str, evidence: str, address: str) -> None:
 def _unexplained(ctx: _Context, listening) -> list[tuple[str, int]]:
     """Listeners of dockerd that are no published port, no Swarm port and not the metrics."""
     ports = set()
-    for container in ctx.answers.get("/containers/json", list) or ():
-        for port in (container.get("Ports") if isinstance(container, dict) else None) or ():
-            if isinstance(port, dict):
-                ports.add(port.get("PublicPort"))
+    for container in ctx.answers.containers() or ():
+        ports.update(port["PublicPort"] for port in container["Ports"] if isinstance(port.get("PublicPort"), int))
     if _swarm_state(ctx) not in ("", "inactive"):
         ports.update(_SWARM_PORTS)
     for seen in ctx.settings.seen("metrics-addr"):
@@ -293,22 +300,22 @@ def _registries(ctx: _Context) -> None:
     reported = set()
     for key in ("insecure-registries", "registry-mirrors"):
         for seen in ctx.settings.seen(key):
-            for entry in seen.value if isinstance(seen.value, list) else ():
+            for entry in ctx.some("DMN-05", seen.value):
                 mirror = key == "registry-mirrors"
                 if (not mirror or entry.strip().lower().startswith("http://")) and _registry_host(entry):
                     ctx.find("DMN-05", seen.where, f"{key}: {entry}")
                     reported.add(entry)
     config = (ctx.info or {}).get("RegistryConfig")
     config = config if isinstance(config, dict) else {}
-    entries = [str(item) for item in config.get("InsecureRegistryCIDRs") or () if isinstance(item, str)]
+    entries = [item for item in as_list(config.get("InsecureRegistryCIDRs")) if isinstance(item, str)]
     indexes = config.get("IndexConfigs")
     for name, index in (indexes if isinstance(indexes, dict) else {}).items():
         if isinstance(index, dict) and index.get("Secure") is False:
             entries.append(str(name))
-    for entry in entries:
+    for entry in ctx.some("DMN-05", entries):
         if entry not in reported and _registry_host(entry):
             ctx.find("DMN-05", INFO, f"insecure registry {entry}")
-    for mirror in config.get("Mirrors") or ():
+    for mirror in as_list(config.get("Mirrors")):
         if isinstance(mirror, str) and mirror.rstrip("/") not in {item.rstrip("/") for item in reported}:
             if mirror.lower().startswith("http://") and _registry_host(mirror):
                 ctx.find("DMN-05", INFO, f"registry mirror {mirror}")

@@ -13,6 +13,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import _engine_f
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
 from ansible_collections.mcpstack.platform.plugins.module_utils._debian_version import installed
+from ansible_collections.mcpstack.platform.plugins.module_utils._host_probe import as_list
 
 SUBJECT = "docker engine"
 
@@ -43,7 +44,7 @@ def _release(files: Files) -> tuple[str, str]:
 def _components(version: dict) -> dict[str, tuple[str, str]]:
     """Version and commit of each component, as /version has them."""
     found = {}
-    for item in version.get("Components") or ():
+    for item in as_list(version.get("Components")):
         if isinstance(item, dict) and isinstance(item.get("Details") or {}, dict):
             name = _text(item.get("Name")).lower()
             commit = _text((item.get("Details") or {}).get("GitCommit"))

@@ -95,7 +95,7 @@ def _host_network(audit: Audit, facts: HostFacts, ports: Collection[Mapping], na
 
 def audit_ports(audit: Audit, files: Files, answers: Answers, facts: HostFacts, policy: HostPolicy) -> None:
     """HST-12."""
-    containers = answers.get("/containers/json", list)
+    containers = answers.containers()
     if containers is None:
         audit.unknown("HST-12", answers.reason("/containers/json"))
         return
@@ -113,7 +113,7 @@ def audit_ports(audit: Audit, files: Files, answers: Answers, facts: HostFacts, 
         if facts.listeners is None:
             audit.unknown("HST-12", "the listening sockets of the host were not read")
         else:
-            names = {str(item.get("Id")): (item.get("Names") or ["/?"])[0].lstrip("/") for item in containers}
+            names = {item["Id"]: (item["Names"] or ["/?"])[0].lstrip("/") for item in containers}
             _host_network(audit, facts, policy.declared_ports, names)
     elif published and facts.docker_user is None:
         audit.unknown("HST-12", "no ports are declared, and the rules of DOCKER-USER could not be read")

@@ -54,6 +54,11 @@ class HostFacts:
     audit_rules: str | None = None
 
 
+def as_list(value: object) -> list:
+    """A list of an answer; the engine writes null for an empty one."""
+    return value if isinstance(value, list) else []
+
+
 class Answers:
     """The engine's answers, each asked for once; an answer that did not come is None and leaves its reason.
 
@@ -80,6 +85,21 @@ class Answers:
             self._problems[path] = f"the answer is no {kind.__name__}"
             return None
         return answer
+
+    def containers(self) -> list[dict] | None:
+        """The engine's list of containers, as far as it has the shape that the engine gives it."""
+        answer = self.get("/containers/json", list)
+        if answer is None:
+            return None
+        found = []
+        for item in answer:
+            if isinstance(item, dict):
+                ports = [port for port in as_list(item.get("Ports")) if isinstance(port, dict)]
+                names = [name for name in as_list(item.get("Names")) if isinstance(name, str)]
+                labels = item.get("Labels")
+                labels = labels if isinstance(labels, dict) else {}
+                found.append({"Id": str(item.get("Id")), "Names": names, "Ports": ports, "Labels": labels})
+        return found
 
     def reason(self, path: str) -> str:
         """Why there is no answer."""

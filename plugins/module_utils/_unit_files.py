@@ -23,8 +23,8 @@ DIRECTORIES = (
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )
-#: Longest unit or environment file; systemd itself gives up at a megabyte per line.
-LIMIT = 1 << 18
+#: Longest unit or environment file; real ones have a few kilobytes.
+LIMIT = 1 << 16
 
 
 @dataclass(frozen=True)

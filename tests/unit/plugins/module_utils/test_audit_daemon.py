@@ -182,6 +182,13 @@ def test_an_api_without_certificates_is_worse_beyond_loopback(host, entry, sever
     assert found["evidence"].startswith(f"{entry} without tlsverify")
 
 
+def test_a_list_that_nobody_would_read_is_cut_and_not_passed(host):
+    host.daemon["insecure-registries"] = ["127.0.0.1"] * 201
+    result = host.result()
+    assert ids(result) == set()
+    assert reason(result, "DMN-05") == "only the first 200 of 201 entries were judged"
+
+
 def test_a_flag_beats_the_file_and_the_place_is_where_it_is_corrected(host):
     host.drop_ins[DROP_IN] = (
         "[Service]\n# more to say\nExecStart=\nExecStart=/usr/sbin/dockerd -H fd:// \\\n"

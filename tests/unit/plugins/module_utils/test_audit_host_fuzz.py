@@ -46,7 +46,8 @@ VALUES = st.recursive(
         st.dictionaries(
             st.sampled_from(["nofile", "Hard", "soft", "max-size", "Name", "Driver", "Options", "Ports", "IP", "PublicPort",
                              "Type", "Labels", "Names", "Id", "Components", "Details", "GitCommit", "Version", "Platform",
-                             "LocalNodeState", "Secure", "x"]),
+                             "LocalNodeState", "Secure", "Authorization", "InsecureRegistryCIDRs", "IndexConfigs",
+                             "Mirrors", "DriverStatus", "Name", "x"]),
             inner, max_size=4),
     ),
     max_leaves=12,
