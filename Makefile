@@ -25,7 +25,7 @@ test: ## all checks: lint, sanity, unit, render, engine tests, molecule
 	@$(STAGES) all
 
 test-long: ## proofs that take longer than `make test` should
-	@python3 tools/bootstrap.py
+	@python3 tools/bootstrap.py packages venv collections engine browser
 	@$(STAGES) long
 
 bench: ## the figures of the README, measured
@@ -60,9 +60,10 @@ molecule: ## the molecule scenarios
 	@python3 tools/bootstrap.py
 	@$(STAGES) molecule
 
-docs: ## generate role defaults, README tables and docs/configuration.md from roles/*/meta/argument_specs.yml
+docs: ## generate what follows from the roles' argument specs (defaults, tables) and from the tables of checks
 	@$(TOOLCHAIN)
 	@$(PYTHON) tools/gen_role_docs.py
+	@$(PYTHON) tools/gen_check_docs.py
 
 dist: ## the collection's tarball and those of its dependencies, below build/
 	@$(TOOLCHAIN)

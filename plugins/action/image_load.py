@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
             result.update(probe)
             return result
         missing = set(probe["loaded"])
-        loaded, before, after = [], "", ""
+        loaded, before, after, ids = [], "", "", dict(probe["ids"])
         for image in args["images"]:
             if image["ref"] not in missing:
                 continue
@@ -39,6 +39,7 @@ class ActionModule(ActionBase):
                 result.update(done)
                 return result
             loaded += done["loaded"]
+            ids.update(done["ids"])
             after += done["diff"]["after"]
         done = {"changed": False, "removed": [], "others": probe["others"]}
         if args.get("prune"):
@@ -51,6 +52,7 @@ class ActionModule(ActionBase):
             changed=bool(loaded) or done["changed"],
             loaded=loaded,
             removed=done["removed"],
+            ids=ids,
             others=done["others"],
             diff={"before": before, "after": after},
         )

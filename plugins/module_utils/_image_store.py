@@ -81,6 +81,15 @@ def bring(engine: Engine, image: dict) -> None:
         )
 
 
+def ids(engine: Engine, images: list[dict]) -> dict[str, str]:
+    """Id of each wanted image, as the engine gives it; those it has not are left out."""
+    try:
+        found = {image["ref"]: engine.image(image["ref"]) for image in images}
+    except EngineUnavailable:
+        return {}
+    return {ref: inspected["Id"] for ref, inspected in found.items() if inspected}
+
+
 def others(engine: Engine, images: list[dict]) -> list[str]:
     """Other tags of the same repositories, whether a container uses them or not; none where there is no engine."""
     kept = {image["ref"] for image in images}

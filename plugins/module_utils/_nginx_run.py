@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
@@ -53,6 +54,11 @@ class Policy:
     nginx_version: str | None = None
     openssl_version: str | None = None
     now: datetime.datetime | None = None
+
+
+def policy_of(options: Mapping) -> Policy:
+    """A policy out of plain data, where a list stands for a tuple."""
+    return Policy(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
 
 
 @dataclass

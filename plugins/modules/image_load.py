@@ -96,6 +96,11 @@ removed:
   returned: success
   type: list
   elements: str
+ids:
+  description: Id that the engine gives to each wanted image that it has, by reference.
+  returned: success
+  type: dict
+  sample: {"mcpstack/nginx:d590279b6468": "sha256:0f2d"}
 others:
   description: Other tags of the same image names that the host had at the end, used or not.
   returned: success
@@ -108,7 +113,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._engine import Engine, EngineError
 from ..module_utils._image_errors import ImageError
-from ..module_utils._image_store import absent, bring, check_wanted, others, outdated, prune
+from ..module_utils._image_store import absent, bring, check_wanted, ids, others, outdated, prune
 
 
 def main():
@@ -154,6 +159,7 @@ def main():
             changed=bool(loaded or removed),
             loaded=loaded,
             removed=removed,
+            ids=ids(engine, images),
             others=others(engine, images),
             diff={
                 "before": "".join(f"{ref}\n" for ref in removed),

@@ -154,83 +154,20 @@ summary:
            checks_fail: 1, checks_not_applicable: 1, checks_unknown: 0}
 """
 
-import os
-import re
-
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_result as doors
-from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_tls as core
-from ansible_collections.mcpstack.platform.plugins.module_utils._tls_probe import Endpoint
-
-ARGUMENTS = {
-    "host": {"type": "str", "required": True},
-    "port": {"type": "int", "default": 443},
-    "server_names": {"type": "list", "elements": "str", "default": []},
-    "ca_file": {"type": "path"},
-    "http_port": {"type": "int", "default": 80},
-    "http": {"type": "bool", "default": True},
-    "starttls": {"type": "str", "choices": ["none", "postgres"], "default": "none"},
-    "requests": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {
-            "method": {"type": "str", "choices": ["GET", "HEAD", "OPTIONS"], "default": "GET"},
-            "path": {"type": "str", "required": True},
-        },
-    },
-    "protected_paths": {"type": "list", "elements": "str", "default": []},
-    "profile": {"type": "str", "choices": ["intermediate", "modern"], "default": "intermediate"},
-    "production": {"type": "bool", "default": False},
-    "timeout": {"type": "float", "default": 5},
-    "total_timeout": {"type": "float", "default": 120},
-}
-
-
-def problem(params: dict) -> str:
-    """What is wrong with the options; empty when nothing is."""
-    for option in ("port", "http_port"):
-        if not (0 if option == "http_port" else 1) <= params[option] <= 65535:
-            return f"{option}: {params[option]} is no port; give a number from 1 to 65535."
-    for option in ("timeout", "total_timeout"):
-        if not 0 < params[option] <= 3600:
-            return f"{option}: {params[option]:g} is out of range; give seconds, more than 0 and at most 3600."
-    for name in (params["host"], *params["server_names"]):
-        if not re.fullmatch(r"[^\s/\x00-\x20\x7f]{1,253}", name):
-            return f"{name!r} is no host name; give a name or an address without scheme, port or path."
-    for path in (*(item["path"] for item in params["requests"]), *params["protected_paths"]):
-        if not re.fullmatch(r"/[\x21-\x7e]*", path):
-            return f"{path!r} is no path; it begins with a slash and is percent-encoded."
-    if params["ca_file"] and not os.path.isfile(params["ca_file"]):
-        return f"ca_file: {params['ca_file']} is no file on this machine; name the PEM file of the authority."
-    return ""
+from ansible_collections.mcpstack.platform.plugins.module_utils import _door_tls as core
 
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec={**ARGUMENTS, **doors.ARGUMENTS}, supports_check_mode=True)
-    params = module.params
-    wrong = problem(params)
-    if wrong:
-        module.fail_json(msg=wrong)
-    endpoint = Endpoint(
-        params["host"], params["port"], params["starttls"], timeout=params["timeout"], total=params["total_timeout"]
-    )
-    result = core.audit_tls(
-        core.Request(
-            endpoint,
-            params["server_names"] or [params["host"]],
-            ca_file=params["ca_file"],
-            http_port=params["http_port"] or None,
-            http=params["http"],
-            requests=[(item["method"], item["path"]) for item in params["requests"]],
-            protected=params["protected_paths"],
-            profile=params["profile"],
-            production=params["production"],
-        )
-    )
-    answer = doors.conclude(result, params["waivers"], params["fail_at"])
+    module = AnsibleModule(argument_spec={**core.ARGUMENTS, **doors.ARGUMENTS}, supports_check_mode=True)
+    try:
+        result = core.run(module.params)
+    except core.Wrong as error:
+        module.fail_json(msg=str(error))
+    answer = doors.conclude(result, module.params["waivers"], module.params["fail_at"])
     if answer.get("failed"):
         module.fail_json(**answer)
     module.exit_json(**answer)

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from ansible_collections.mcpstack.platform.plugins.module_utils import _door_postgres
 from ansible_collections.mcpstack.platform.plugins.modules import postgres_audit
 
 PASSWORD = "k2Vq9xTr7LmZ4wNc8bYd"
@@ -18,7 +19,7 @@ class FakeEngine:
 
     def get(self, path):
         if "gone" in path:
-            raise postgres_audit.EngineError("No such container")
+            raise _door_postgres.EngineError("No such container")
         return {
             "Config": {
                 "Entrypoint": ["postgres"],
@@ -45,15 +46,15 @@ class FakeServer:
         for part, answer in self.said.items():
             if part in text:
                 return answer
-        raise postgres_audit.StateError(
+        raise _door_postgres.StateError(
             [{"where": "postgres", "what": "permission denied", "fix": "log in as somebody else"}]
         )
 
 
 @pytest.fixture(autouse=True)
 def _world(monkeypatch):
-    monkeypatch.setattr(postgres_audit, "Engine", type("Engine", (FakeEngine,), {}))
-    monkeypatch.setattr(postgres_audit, "Server", type("Server", (FakeServer,), {"said": {}, "asked": []}))
+    monkeypatch.setattr(_door_postgres, "Engine", type("Engine", (FakeEngine,), {}))
+    monkeypatch.setattr(_door_postgres, "Server", type("Server", (FakeServer,), {"said": {}, "asked": []}))
 
 
 @pytest.fixture
@@ -82,14 +83,14 @@ def test_fails_at_a_severity(call, files):
 
 
 def test_asks_through_psql(call):
-    postgres_audit.Server.said.update({
+    _door_postgres.Server.said.update({
         "pg_settings": json.dumps({"server_version": "12.1", "data_checksums": "on"}) + "\n",
         "pg_database": '[{"name": "a\\"b", "public": []}]\n',
         'connect "a""b"': '{"create": true, "extensions": [], "languages": []}\n',
     })  # fmt: skip
     result = call(postgres_audit, {"service": "postgres"})
     assert {"PGS-07", "PGS-12"} <= ids(result)
-    assert any(text.startswith('\\connect "a""b"\n') for text in postgres_audit.Server.asked)
+    assert any(text.startswith('\\connect "a""b"\n') for text in _door_postgres.Server.asked)
     assert "permission denied" in json.dumps(result["checks_run"])
 
 
@@ -100,10 +101,10 @@ def test_asks_over_the_network(call, monkeypatch, tmp_path):
     def login(address, **options):
         seen.append((address, options["user"], options["password"], options["database"], options["server_name"]))
         if "pg_authid" in options["sql"]:
-            raise postgres_audit.LoginError("permission denied for table pg_authid")
+            raise _door_postgres.LoginError("permission denied for table pg_authid")
         return ["{}"]
 
-    monkeypatch.setattr(postgres_audit, "login", login)
+    monkeypatch.setattr(_door_postgres, "login", login)
     options = {
         "host": "db",
         "user": "auditor",
@@ -133,7 +134,7 @@ def test_options_that_cannot_be(call, options, message):
 
 
 def test_nothing_runs(call):
-    postgres_audit.Engine.running = False
+    _door_postgres.Engine.running = False
     assert (
         call(postgres_audit, {"service": "db"})["msg"]
         == "service: db does not run in project mcpstack; start it first."

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from ansible_collections.mcpstack.platform.plugins.module_utils import _door_valkey
 from ansible_collections.mcpstack.platform.plugins.modules import valkey_audit
 from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils.tls_fixture import Server
 
@@ -17,7 +18,7 @@ PASSWORD = "k2Vq9xTr7LmZ4wNc8bYd"
 class FakeEngine:
     def get(self, path):
         if "gone" in path:
-            raise valkey_audit.EngineError("No such container")
+            raise _door_valkey.EngineError("No such container")
         assert path == "/containers/mcpstack-valkey-1/json"
         return {
             "Config": {
@@ -32,7 +33,7 @@ class FakeEngine:
 
 @pytest.fixture(autouse=True)
 def _engine(monkeypatch):
-    monkeypatch.setattr(valkey_audit, "Engine", FakeEngine)
+    monkeypatch.setattr(_door_valkey, "Engine", FakeEngine)
 
 
 @pytest.fixture
