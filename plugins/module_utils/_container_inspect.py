@@ -8,7 +8,7 @@ PRIVATE: internal to the collection, may change in any release. Standard library
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import (
     ContainerView,
@@ -208,10 +208,10 @@ def _restart(host: dict) -> str:
     return f"{name}:{count}" if name == "on-failure" and count else name
 
 
-def _words(value: object) -> tuple[str, ...] | None:
+def _words(value: str | Iterable | None) -> tuple[str, ...] | None:
     if value is None:
         return None
-    return (value,) if isinstance(value, str) else tuple(str(word) for word in value)  # type: ignore[attr-defined]
+    return (value,) if isinstance(value, str) else tuple(str(word) for word in value)
 
 
 def _strings(value: Iterable | None) -> tuple[str, ...]:
@@ -225,7 +225,7 @@ def configured_root(container: dict) -> bool:
     return name in ("", "root") or (digits.isdigit() and int(digits) == 0)
 
 
-def _user(container: dict, table: ProcessTable, sessions: set[int]) -> tuple[str, frozenset[int] | None]:
+def _user(container: dict, table: ProcessTable, sessions: Collection[int]) -> tuple[str, frozenset[int] | None]:
     """(the user, uids of the processes where they decide instead of the user).
 
     They do for a container that begins as root and for one whose user is a name. A number without a group gets the group
@@ -261,7 +261,7 @@ def view_of(
     container: dict,
     snapshot: Snapshot,
     table: ProcessTable,
-    sessions: set[int] = frozenset(),  # type: ignore[assignment]
+    sessions: Collection[int] = (),
     writers: Mapping[str, set[str]] | None = None,
 ) -> ContainerView:
     """The container as it runs. ``sessions``: numbers of processes that exec sessions started."""

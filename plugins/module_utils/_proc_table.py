@@ -183,7 +183,7 @@ def _link(files: Files, path: str) -> str:
 def read_uid_map(files: Files, pid: int) -> UidMap:
     """The user namespace of a process."""
     rows = [_numbers(line) for line in _read(files, f"/proc/{pid}/uid_map").splitlines()]
-    return UidMap(tuple(row for row in rows if len(row) == 3))  # type: ignore[arg-type]
+    return UidMap(tuple((row[0], row[1], row[2]) for row in rows if len(row) == 3))
 
 
 def scan(files: Files, containers: Mapping[str, int], on_host: Iterable[str] = ()) -> ProcessTable:

@@ -42,10 +42,17 @@ def _below(path: str, trees: Iterable[str]) -> bool:
     return any(path == tree or path.startswith(tree + "/") for tree in trees)
 
 
-def telling_changes(changes: Iterable[Mapping]) -> tuple[list[str], list[str]]:
-    """(changes among programs and configuration, others) that are worth a word; directories above a change are not."""
+def telling_changes(changes: Iterable[Mapping], mounted: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """(changes among programs and configuration, others) that are worth a word.
+
+    Directories above a change are not, nor the places that the engine makes for what is mounted.
+    """
     rows = [(str(item.get("Path")), item.get("Kind")) for item in changes]
     above = {posixpath.dirname(path) for path, _kind in rows}
+    for path in mounted:
+        while path not in ("/", ""):
+            rows = [row for row in rows if row[0] != path]
+            path = posixpath.dirname(path)
     programs, others = [], []
     for path, kind in sorted(rows):
         if (kind == 0 and path in above) or path in HARMLESS or _below(path, RUNTIME_TREES):
@@ -55,6 +62,12 @@ def telling_changes(changes: Iterable[Mapping]) -> tuple[list[str], list[str]]:
             continue
         (programs if _below(path, PROGRAM_TREES) else others).append(f"{KINDS.get(kind, kind)} {path}")
     return programs, others
+
+
+def _mount_points(container: dict) -> list[str]:
+    host = container.get("HostConfig") or {}
+    found = [str(item.get("Destination")) for item in container.get("Mounts") or ()] + list(host.get("Tmpfs") or ())
+    return sorted({posixpath.normpath(path) for path in found if path.startswith("/")})
 
 
 def judge_changes(audit: Audit, snapshot: Snapshot) -> None:
@@ -68,7 +81,7 @@ def judge_changes(audit: Audit, snapshot: Snapshot) -> None:
         if isinstance(changes, str):
             audit.unknown("RUN-05", f"{name_of(container)}: {changes}")
             continue
-        for paths, severity in zip(telling_changes(changes), (None, "low")):
+        for paths, severity in zip(telling_changes(changes, _mount_points(container)), (None, "low")):
             if paths:
                 more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
                 where = "programs and configuration" if severity is None else "other files"

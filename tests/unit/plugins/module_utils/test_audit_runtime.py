@@ -374,6 +374,13 @@ class TestChanges:
         )  # fmt: skip
         assert evidence == []
 
+    def test_places_of_mounts_are_made_by_the_engine(self, host):
+        host.container("gateway")["Mounts"].append(
+            {"Type": "bind", "Source": "/s", "Destination": "/opt/x/y/", "RW": False}
+        )
+        evidence, _found = self.changed(host, ("/opt", 0), ("/opt/x", 1), ("/opt/x/y", 1), ("/opt/z", 1))
+        assert evidence == [("medium", "added /opt/z")]
+
     def test_nothing_changed_is_null(self, host):
         container = host.container("gateway")
         container["HostConfig"]["ReadonlyRootfs"] = False
