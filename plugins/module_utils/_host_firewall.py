@@ -110,7 +110,7 @@ def audit_ports(audit: Audit, files: Files, answers: Answers, facts: HostFacts, 
             if extra:
                 places = ", ".join(_place(address, port) for address in extra)
                 audit.find("HST-12", name, f"{port}/{protocol}", f"published on {places}, not declared{note}")
-        if facts.listeners is None:
+        if facts.listeners is None and any(item["OnHost"] for item in containers):
             audit.unknown("HST-12", "the listening sockets of the host were not read")
         else:
             names = {item["Id"]: (item["Names"] or ["/?"])[0].lstrip("/") for item in containers}

@@ -98,7 +98,18 @@ class Answers:
                 names = [name for name in as_list(item.get("Names")) if isinstance(name, str)]
                 labels = item.get("Labels")
                 labels = labels if isinstance(labels, dict) else {}
-                found.append({"Id": str(item.get("Id")), "Names": names, "Ports": ports, "Labels": labels})
+                config = item.get("HostConfig")
+                mode = config.get("NetworkMode") if isinstance(config, dict) else None
+                found.append(
+                    {
+                        "Id": str(item.get("Id")),
+                        "Names": names,
+                        "Ports": ports,
+                        "Labels": labels,
+                        # another container's network may be the host's; no answer may be anything
+                        "OnHost": not isinstance(mode, str) or mode == "host" or mode.startswith("container:"),
+                    }
+                )
         return found
 
     def reason(self, path: str) -> str:
