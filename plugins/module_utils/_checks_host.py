@@ -274,8 +274,8 @@ CHECKS = (
     Check(
         "HST-12", "Published port that is not declared, or passes the firewall unfiltered", "high", "HA",
         ("NIST SP 800-190 4.4.2", "OWASP Docker 5a"),
-        "What containers publish beyond loopback, and what the engine listens on, are exactly the declared ports. Without"
-        " a declared set every published port needs a rule in DOCKER-USER. A rule of UFW or in INPUT does not count: the"
+        "What containers publish beyond loopback, and what containers on the host's network listen on, is declared. Without"
+        " a declared set DOCKER-USER needs a rule that refuses more than single senders. A rule of UFW or in INPUT does not count: the"
         " engine forwards before it is asked.",
         "Bind the port to 127.0.0.1, declare it, or drop in DOCKER-USER what is not meant to come in.",
         "ports: ['0.0.0.0:5432:5432']",
