@@ -67,6 +67,8 @@ class _Checker:
             value = _at(service, path)
             if value is not None and values.number(value) is None:
                 self.say(name, path, f"{str(value)[:40]!r} is no number", "write it like '0.5'", "value")
+        if "pid" in service and service["pid"] is None:
+            self.say(name, ("pid",), "it is null, at which Compose 2.26 crashes", "remove it, or write host", "type")
         for path in (("command",), ("entrypoint",)):
             self.words(name, path, _at(service, path))
         for key in ("post_start", "pre_stop"):

@@ -81,6 +81,7 @@ class _Loader(Reader):
     def __init__(self, files: Files, env: dict[str, str], directory: str | None, paths: list[str]):
         super().__init__(files, env, directory, paths)
         self.canonical = Canonical(self.report)
+        self.bases: dict[int, tuple[Map, Paths, set]] = {}
 
     # Files, in Compose's order: variables, extends, marks, include, merge, types, long form.
 
@@ -177,8 +178,11 @@ class _Loader(Reader):
     def extend(self, name: str, services: Map, path: str, scope: Scope, marks: list, chain: tuple) -> Map | None:
         """The service with what it extends below it, put in place."""
         service = services.get(name)
-        if service.__class__ is not Map or "extends" not in service:
-            return service if service.__class__ is Map else None
+        if service.__class__ is not Map:
+            return None
+        self.prepare(name, service, services)
+        if "extends" not in service:
+            return service
         place = service.lines["extends"]
         wanted = service["extends"]
         service.drop("extends")
@@ -249,17 +253,26 @@ class _Loader(Reader):
             what = f"the extended file {path} has no services"
             self.report(place, what, "name a compose file with services", "reference")
             return None
-        paths = Paths(posixpath.dirname(path), self.home)
-        for name, service in services.items():
-            if service.__class__ is not Map:
-                continue
-            # Compose looks at types only after the merge; what has a wrong type here would be wrong there, too.
-            validate(service, _LOOSE_SERVICE, ("services", name), services.lines[name], self.quiet)
-            self.canonical.service(service, name)
-            paths.service(service, self.quiet, name)
+        self.bases[id(services)] = (services, Paths(posixpath.dirname(path), self.home), set())
         return services, marks
 
-    def quiet(self, place: int, what: str, fix: str, kind: str) -> None:
+    def prepare(self, name: str, service: Map, services: Map) -> None:
+        """One service of an extended file in the long form, once, with paths of that file's directory."""
+        _, paths, done = self.bases.get(id(services), (None, None, None))
+        if done is None or name in done:
+            return
+        done.add(name)
+        # Compose looks at types only after the merge, where a null may be replaced; what else is wrong stays wrong.
+        empty = [(key, service.lines[key]) for key, value in service.items() if value is None]
+        for key, _ in empty:
+            service.drop(key)
+        validate(service, _LOOSE_SERVICE, ("services", name), service.place, self.only_types)
+        self.canonical.service(service, name)
+        paths.service(service, self.only_types, name)
+        for key, place in empty:
+            service.put(key, None, place)
+
+    def only_types(self, place: int, what: str, fix: str, kind: str) -> None:
         if kind == "type":
             self.report(place, what, fix, kind)
 

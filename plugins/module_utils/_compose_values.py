@@ -338,11 +338,9 @@ _PROPAGATION = ("rprivate", "private", "rshared", "shared", "rslave", "slave")
 
 def is_host_path(source: str) -> bool:
     """Whether Compose takes the source of a short mount for a path of the host."""
-    return bool(source) and (source[0] in "./~" or source.startswith("\\\\") or _drive(source[:-1], source[1:2]))
-
-
-def _drive(text: str, char: str) -> bool:
-    return char == ":" and len(text) >= 1 and text[0].isalpha()
+    if source[:1] in (".", "/", "~") or source.startswith("\\\\"):
+        return bool(source)
+    return source[1:2] == ":" and source[0].isalpha()
 
 
 def parse_mount(spec: str) -> dict:

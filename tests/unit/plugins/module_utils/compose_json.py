@@ -113,11 +113,12 @@ def _deploy(item):
     def update(part):
         if part is None:
             return None
-        return _compact({
+        found = _compact({
             **{key: part.get(key) for key in ("failure_action", "order", "max_failure_ratio")},
             **{key: go_duration(part[key]) if key in part else None for key in ("delay", "monitor")},
-            "parallelism": part.get("parallelism", None) if part.get("parallelism") else part.get("parallelism") and 0,
         })  # fmt: skip
+        # Pointers in Go: there when they are 0.
+        return {**found, **{key: part[key] for key in ("parallelism",) if key in part}}
 
     resources = item.get("resources") or {}
     policy = item.get("restart_policy")
@@ -128,10 +129,12 @@ def _deploy(item):
         "update_config": update(item.get("update_config")),
         "rollback_config": update(item.get("rollback_config")),
         "restart_policy": None if policy is None else _compact({
-            "condition": policy.get("condition"), "max_attempts": policy.get("max_attempts"),
+            "condition": policy.get("condition"),
             **{key: go_duration(policy[key]) if key in policy else None for key in ("delay", "window")}}),
     }  # fmt: skip
     found = _compact(found)
+    if policy is not None and "max_attempts" in policy:
+        found.setdefault("restart_policy", {})["max_attempts"] = policy["max_attempts"]
     if item.get("replicas") is not None:
         found["replicas"] = item["replicas"]
     found["resources"] = {
