@@ -10,7 +10,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_compose as core
-from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_result, _compose_policy
+from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_result, _container_policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, LocalFiles
 from ansible_collections.mcpstack.platform.plugins.module_utils._remote_files import ask_until_known
 
@@ -22,7 +22,8 @@ ARGUMENTS = {
     "environment": {"type": "dict", "default": {}},
     "profiles": {"type": "list", "elements": "str"},
     "allowed_registries": {"type": "list", "elements": "str", "default": []},
-    **_compose_policy.ARGUMENTS,
+    **_container_policy.ARGUMENTS,
+    "engine": _container_policy.ENGINE,
     **_audit_result.ARGUMENTS,
 }
 
@@ -40,7 +41,7 @@ class ActionModule(ActionBase):
         if not args["files"]:
             raise AnsibleActionFail("files: is empty; name at least one compose file")
         try:
-            policy = _compose_policy.policy_of(args)
+            policy = _container_policy.policy_of(args)
         except ValueError as error:
             raise AnsibleActionFail(str(error)) from error
         paths = [self._path(path, args["remote_src"]) for path in args["files"]]

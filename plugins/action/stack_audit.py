@@ -7,23 +7,12 @@ from __future__ import annotations
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ansible_collections.mcpstack.platform.plugins.module_utils import _container_policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import merge_results
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_docker import OptionError
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
 from ansible_collections.mcpstack.platform.plugins.plugin_utils._stack_files import render
 from ansible_collections.mcpstack.platform.plugins.plugin_utils._stack_judge import judge
 from ansible_collections.mcpstack.platform.plugins.plugin_utils._templates import Renderer
-
-NAMES = {"type": "list", "elements": "str"}
-POLICY = {
-    "edge_services": NAMES,
-    "declared_ports": {**NAMES, "default": []},
-    "internal_networks": NAMES,
-    "network_members": {"type": "dict", "default": {}},
-    "quiet_networks": {**NAMES, "default": []},
-    "hostless_networks": {**NAMES, "default": []},
-    "gpu_services": NAMES,
-}
 
 
 class ActionModule(ActionBase):
@@ -38,18 +27,18 @@ class ActionModule(ActionBase):
         _validation, args = self.validate_argument_spec(
             argument_spec={
                 "services": {"type": "list", "elements": "dict", "required": True},
-                "policy": {"type": "dict", "default": {}, "options": POLICY},
+                **_container_policy.ARGUMENTS,
                 "image_ids": {"type": "dict", "default": {}},
                 **ARGUMENTS,
             }
         )
         stack = render(Renderer(self._loader, self._templar, task_vars), args["services"])
         try:
-            results, model = judge(stack, args["services"], args["policy"], args["image_ids"])
+            results, model = judge(stack, args["services"], args, args["image_ids"])
         except KeyError as error:
             raise AnsibleActionFail(f"There is no audit called {error} for a configuration tree.") from error
-        except OptionError as error:
-            raise AnsibleActionFail(f"policy.{error}") from error
+        except ValueError as error:
+            raise AnsibleActionFail(str(error)) from error
         merged = merge_results([{key: entry[key] for key in ("findings", "checks_run")} for entry in results])
         result.update(conclude(merged, args["waivers"], args["fail_at"]), results=results, model=model)
         if result.get("failed"):

@@ -75,21 +75,4 @@ options:
     type: list
     elements: str
     default: [on-failure, unless-stopped]
-  engine:
-    description: What the engine does for a container that does not state it. What is left out is not known.
-    type: dict
-    suboptions:
-      no_new_privileges:
-        description: Whether containers cannot gain privileges.
-        type: bool
-      log_driver:
-        description: Log driver.
-        type: str
-      log_options:
-        description: Options of the log driver.
-        type: dict
-        default: {}
-      userns_remap:
-        description: Whether users are remapped.
-        type: bool
 """

@@ -7,8 +7,6 @@ PRIVATE: internal to the collection, may change in any release. Standard library
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 
@@ -21,7 +19,8 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import (
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit, merge_results
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_runtime import audit_runtime, processes_of
-from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import DeclaredPort, Policy
+from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import Policy
+from ansible_collections.mcpstack.platform.plugins.module_utils._container_policy import policy_of
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineError
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine_snapshot import (
     ACTIVE,
@@ -38,7 +37,6 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._runtime_process
 
 SUBJECTS = ("engine", "host", "containers")
 SOCKET = "/var/run/docker.sock"
-_PORT = re.compile(r"(?:(?P<address>\[[0-9a-fA-F:.]+\]|[0-9.]+):)?(?P<port>[0-9]{1,5})(?:/(?P<protocol>tcp|udp|sctp))?")
 
 
 class OptionError(ValueError):
@@ -55,30 +53,12 @@ def socket_of(docker_host: str) -> str:
     return path
 
 
-def parse_port(text: str) -> DeclaredPort:
-    """A port as 443, 443/udp, 127.0.0.1:8080 or [::1]:8080/tcp."""
-    match = _PORT.fullmatch(text.strip())
-    try:
-        if match is None or not 0 < int(match["port"]) < 65536:
-            raise ValueError(text)
-        address = str(ipaddress.ip_address(match["address"].strip("[]"))) if match["address"] else None
-    except ValueError as error:
-        raise OptionError(f"declared_ports: {text!r} is no port; write 443, 53/udp or 127.0.0.1:8080.") from error
-    return DeclaredPort(int(match["port"]), address, match["protocol"] or "tcp")
-
-
 def container_policy(options: Mapping) -> Policy:
     """What is declared of containers; an option that is None or missing is not declared."""
-    stated: dict = {}
-    for name in ("edge_services", "gpu_services", "internal_networks"):
-        if options.get(name) is not None:
-            stated[name] = frozenset(options[name])
-    for name in ("socket_proxies", "quiet_networks", "hostless_networks", "tool_services"):
-        stated[name] = frozenset(options.get(name) or ())
-    members = options.get("network_members") or {}
-    stated["network_members"] = {str(name): frozenset(map(str, services)) for name, services in members.items()}
-    stated["declared_ports"] = tuple(parse_port(str(text)) for text in options.get("declared_ports") or ())
-    return Policy(**stated)
+    try:
+        return policy_of(options)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
 
 
 def container_ports(options: Mapping) -> dict[str, list[str]]:
@@ -99,11 +79,9 @@ def host_policy(options: Mapping, root_containers: bool | None = None) -> HostPo
         if name in names and options.get(name) is not None:
             value = options[name]
             stated[name] = tuple(value) if isinstance(value, list) else value
-    if options.get("declared_ports") is not None:
-        ports = [parse_port(str(text)) for text in options["declared_ports"]]
+    if options.get("declared_ports"):
         stated["declared_ports"] = [
-            {"port": port.port, "protocol": port.protocol, **({"address": port.address} if port.address else {})}
-            for port in ports
+            {name: value for name, value in entry.items() if value is not None} for entry in options["declared_ports"]
         ]
     return HostPolicy(**stated)
 

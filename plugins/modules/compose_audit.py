@@ -32,6 +32,23 @@ attributes:
   idempotent:
     support: full
 options:
+  engine:
+    description: What the engine does for a container that does not state it. What is left out is not known.
+    type: dict
+    suboptions:
+      no_new_privileges:
+        description: Whether containers cannot gain privileges.
+        type: bool
+      log_driver:
+        description: Log driver.
+        type: str
+      log_options:
+        description: Options of the log driver.
+        type: dict
+        default: {}
+      userns_remap:
+        description: Whether users are remapped.
+        type: bool
   files:
     description:
       - Compose files, in the order in which Compose is given them.

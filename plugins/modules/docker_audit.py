@@ -27,6 +27,7 @@ description:
 extends_documentation_fragment:
   - mcpstack.platform.attributes
   - mcpstack.platform.audit
+  - mcpstack.platform.container_policy
 attributes:
   check_mode:
     support: full
@@ -67,54 +68,12 @@ options:
     type: list
     elements: path
     default: []
-  declared_ports:
-    description:
-      - Ports of the host that are meant to be reached from elsewhere, as V(443), V(53/udp) or V(192.0.2.1:8443).
-      - Without it no port is declared.
-    type: list
-    elements: str
   container_ports:
     description:
       - Ports on which containers listen in their own network, beside those that the image exposes, the container
         publishes and the model names. By name of the service, of the container, or C(project/service).
     type: dict
     default: {}
-  edge_services:
-    description: Services that may publish ports beyond loopback. Without it the rules fall back on what is usual.
-    type: list
-    elements: str
-  gpu_services:
-    description: Services that may have GPUs. Without it every service may.
-    type: list
-    elements: str
-  socket_proxies:
-    description: Services that may mount the engine's socket.
-    type: list
-    elements: str
-    default: []
-  internal_networks:
-    description: Networks that must have no route out, by the name that their project gives them.
-    type: list
-    elements: str
-  network_members:
-    description: For each network named here, the only services that may be on it.
-    type: dict
-    default: {}
-  quiet_networks:
-    description: Networks that are not internal and must not masquerade.
-    type: list
-    elements: str
-    default: []
-  hostless_networks:
-    description: Networks on which the host must have no address.
-    type: list
-    elements: str
-    default: []
-  tool_services:
-    description: Agents and tools, which must have no route out.
-    type: list
-    elements: str
-    default: []
   docker_group_members:
     description: Who may be in the group C(docker), which is as good as root.
     type: list
@@ -159,7 +118,7 @@ EXAMPLES = r"""
     projects: [shop]
     expected: [/etc/shop/model.json]
     edge_services: [proxy]
-    declared_ports: ["80", "443"]
+    declared_ports: [{port: 80}, {port: 443}]
     internal_networks: [data]
     container_ports:
       worker: ["9000"]
@@ -213,6 +172,7 @@ containers:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_docker as core
+from ansible_collections.mcpstack.platform.plugins.module_utils import _container_policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
 
 
@@ -228,16 +188,7 @@ def main() -> None:
             "subjects": _names(choices=list(core.SUBJECTS), default=list(core.SUBJECTS)),
             "projects": _names(default=[]),
             "expected": {"type": "list", "elements": "path", "default": []},
-            "declared_ports": _names(),
             "container_ports": {"type": "dict", "default": {}},
-            "edge_services": _names(),
-            "gpu_services": _names(),
-            "socket_proxies": _names(default=[]),
-            "internal_networks": _names(),
-            "network_members": {"type": "dict", "default": {}},
-            "quiet_networks": _names(default=[]),
-            "hostless_networks": _names(default=[]),
-            "tool_services": _names(default=[]),
             "docker_group_members": _names(default=[]),
             "stack_roots": {"type": "list", "elements": "path"},
             "secret_roots": {"type": "list", "elements": "path"},
@@ -245,6 +196,7 @@ def main() -> None:
             "swarm": {"type": "bool", "default": False},
             "sysctls": {"type": "dict", "default": {}},
             "updates": {"type": "bool", "default": True},
+            **_container_policy.ARGUMENTS,
             **ARGUMENTS,
         },
         supports_check_mode=True,

@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - mcpstack.platform.attributes
   - mcpstack.platform.audit
+  - mcpstack.platform.container_policy
 attributes:
   check_mode:
     support: full
@@ -33,42 +34,6 @@ options:
     type: list
     elements: dict
     required: true
-  policy:
-    description: What is meant. What is left out is not held against anything.
-    type: dict
-    default: {}
-    suboptions:
-      edge_services:
-        description: Services that may publish ports beyond loopback.
-        type: list
-        elements: str
-      declared_ports:
-        description: Ports that they may publish, as V(443), V(53/udp) or V(192.0.2.1:8443).
-        type: list
-        elements: str
-        default: []
-      internal_networks:
-        description: Networks that must have no route out.
-        type: list
-        elements: str
-      network_members:
-        description: By network, the only services that may be on it.
-        type: dict
-        default: {}
-      quiet_networks:
-        description: Networks that are not internal, and must not masquerade.
-        type: list
-        elements: str
-        default: []
-      hostless_networks:
-        description: Networks on which the host has no address.
-        type: list
-        elements: str
-        default: []
-      gpu_services:
-        description: Services that may have GPUs.
-        type: list
-        elements: str
   image_ids:
     description: Id of each image in the host's engine, by reference, for the model.
     type: dict
@@ -79,10 +44,9 @@ EXAMPLES = r"""
 - name: Refuse what would not be safe
   mcpstack.platform.stack_audit:
     services: "{{ _mcpstack_parts }}"
-    policy:
-      edge_services: [edge]
-      declared_ports: [80, 443]
-      internal_networks: [app, data, model]
+    edge_services: [edge]
+    declared_ports: [{port: 80}, {port: 443}]
+    internal_networks: [app, data, model]
     fail_at: high
 """
 

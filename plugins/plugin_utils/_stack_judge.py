@@ -18,9 +18,9 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import (
     _valkey_service,
 )
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_compose import audit_project
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_docker import container_policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import MemoryFiles, Stat
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_load import load
+from ansible_collections.mcpstack.platform.plugins.module_utils._container_policy import policy_of
 from ansible_collections.mcpstack.platform.plugins.plugin_utils._stack_files import Stack
 
 PROJECT_SUBJECT = "compose project"
@@ -94,7 +94,7 @@ def judge(stack: Stack, parts: list[dict], policy: Mapping, image_ids: Mapping[s
     """
     texts = {item["dest"]: item["content"] for item in stack.files}
     project = load(MemoryFiles(texts), stack.compose_files)
-    results = [{"subject": PROJECT_SUBJECT, **audit_project(project, policy=container_policy(policy))}]
+    results = [{"subject": PROJECT_SUBJECT, **audit_project(project, policy=policy_of(policy))}]
     for part in parts:
         audit = part.get("audit")
         if audit:

@@ -13,7 +13,7 @@ from ansible.parsing.dataloader import DataLoader
 
 from ansible_collections.mcpstack.platform.plugins.action import compose_audit as action
 from ansible_collections.mcpstack.platform.plugins.doc_fragments.container_policy import ModuleDocFragment
-from ansible_collections.mcpstack.platform.plugins.module_utils import _compose_policy
+from ansible_collections.mcpstack.platform.plugins.module_utils import _container_policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._remote_files import collect
 from ansible_collections.mcpstack.platform.plugins.modules import compose_audit as module
 
@@ -143,6 +143,6 @@ def test_the_documentation_and_the_arguments_are_the_same():
 
 
 def test_an_undeclared_policy_falls_back_on_what_is_usual():
-    policy = _compose_policy.policy_of({})
+    policy = _container_policy.policy_of({})
     assert policy.edge_services is None and policy.internal_networks is None
     assert policy.restart == {"on-failure", "unless-stopped"}

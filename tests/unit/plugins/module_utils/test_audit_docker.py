@@ -14,7 +14,6 @@ import pytest
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_docker as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import MemoryFiles
-from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import DeclaredPort
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import EngineError, EngineUnavailable
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine_snapshot import KeptEngine, collect
 from ansible_collections.mcpstack.platform.plugins.module_utils._host_probe import HostFacts
@@ -106,23 +105,6 @@ class TestWithoutEngine:
 
 
 class TestOptions:
-    @pytest.mark.parametrize(
-        ("text", "port"),
-        [
-            ("443", DeclaredPort(443)),
-            (" 53/udp ", DeclaredPort(53, None, "udp")),
-            ("127.0.0.1:8080", DeclaredPort(8080, "127.0.0.1")),
-            ("[::1]:8080/tcp", DeclaredPort(8080, "::1")),
-        ],
-    )
-    def test_ports(self, text, port):
-        assert core.parse_port(text) == port
-
-    @pytest.mark.parametrize("text", ["", "0", "65536", "http", "80:80", "1/icmp", "-1", "::1:80"])
-    def test_ports_that_are_none(self, text):
-        with pytest.raises(core.OptionError, match="is no port; write 443"):
-            core.parse_port(text)
-
     @pytest.mark.parametrize("text", ["unix:///run/x.sock", "/run/x.sock"])
     def test_socket(self, text):
         assert core.socket_of(text) == "/run/x.sock"
@@ -139,13 +121,18 @@ class TestOptions:
         assert core.container_policy({}).edge_services is None
 
     def test_host_policy(self):
-        policy = core.host_policy({"declared_ports": ["443", "[::1]:53/udp"], "docker_group_members": ["a"]}, False)
+        policy = core.host_policy({"declared_ports": [{"port": 443, "address": None}, {"port": 53, "protocol": "udp", "address": "::1"}],
+             "docker_group_members": ["a"]}, False)  # fmt: skip
         assert policy.declared_ports == [
-            {"port": 443, "protocol": "tcp"}, {"port": 53, "protocol": "udp", "address": "::1"},
+            {"port": 443}, {"port": 53, "protocol": "udp", "address": "::1"},
         ]  # fmt: skip
         assert policy.docker_group_members == ("a",)
         assert policy.root_containers is False
         assert core.host_policy({}).declared_ports is None
+
+    def test_members_that_are_no_list(self):
+        with pytest.raises(core.OptionError, match="network_members.data: is no list"):
+            core.container_policy({"network_members": {"data": "db"}})
 
 
 class TestModels:

@@ -51,16 +51,13 @@ class TestDockerAudit:
         assert result.get("failed") is None
         assert result["findings"][0]["waived"] == {"reason": "only for this test", "expires": "2999-12-31"}
 
-    def test_numbers_are_ports_too(self, call):
-        result = call(docker_audit, {**self.options, "declared_ports": [80, 443]})
-        assert result["findings"] == []
-
     @pytest.mark.parametrize(
         ("options", "message"),
         [
             ({"docker_host": "tcp://x:1"}, "docker_host: 'tcp://x:1' is no unix socket; the audit looks at the host it runs"
              " on, give its socket."),
-            ({"declared_ports": ["http"]}, "declared_ports: 'http' is no port; write 443, 53/udp or 127.0.0.1:8080."),
+            ({"network_members": {"data": "db"}}, "network_members.data: is no list; name the services that may be on the"
+             " network"),
         ],
     )  # fmt: skip
     def test_options_that_cannot_be_used(self, call, options, message):

@@ -33,14 +33,16 @@ ARGUMENTS = {
     "networks_without_egress": {"type": "list", "elements": "str", "default": []},
     "networks_without_host": {"type": "list", "elements": "str", "default": []},
     "restart_policies": {"type": "list", "elements": "str", "default": ["on-failure", "unless-stopped"]},
-    "engine": {
-        "type": "dict",
-        "options": {
-            "no_new_privileges": {"type": "bool"},
-            "log_driver": {"type": "str"},
-            "log_options": {"type": "dict", "default": {}},
-            "userns_remap": {"type": "bool"},
-        },
+}
+
+#: What a file cannot tell of the engine that will run it.
+ENGINE = {
+    "type": "dict",
+    "options": {
+        "no_new_privileges": {"type": "bool"},
+        "log_driver": {"type": "str"},
+        "log_options": {"type": "dict", "default": {}},
+        "userns_remap": {"type": "bool"},
     },
 }
 
