@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 #: Longest name and longest value that are looked at.
 NAME_LIMIT, VALUE_LIMIT = 256, 65536
+#: Longest authority of a URL, and URLs in one value, that are looked at.
+URL_LIMIT, URLS = 2048, 200
 
 #: The last part of a name that is a credential whatever stands before it; also as the end of a word written together.
 _ENDINGS = (
@@ -173,6 +175,7 @@ class UrlCredential:
         return f"UrlCredential({self.scheme!r})"
 
 
+_END = re.compile(r"[\s\"'<>]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://")
 _HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.$\{\}-]+)(?::[\w$\{\}-]+)?(?:,[\w.:\[\]-]+)*(?=[/?#]|$)")
 _PORT = re.compile(r"(?:\d{1,5}|\$\{[^{}]*\}|\$\w+)?\Z")
@@ -189,8 +192,11 @@ _HIDDEN = re.compile(r"(?:[*x.]+|<[^<>]*>|%[sdv]|\{[A-Za-z_][A-Za-z0-9_.]*\}|red
 def credential_in_url(value: str) -> UrlCredential | None:
     """The first password that stands in a URL or a connection string, with whatever characters; else None."""
     text = value[:VALUE_LIMIT].strip().strip("\"'")
-    for match in _SCHEME.finditer(text):
-        found = _userinfo(match[1].lower(), re.split(r"[\s\"'<>]", text[match.end() :], maxsplit=1)[0])
+    for number, match in enumerate(_SCHEME.finditer(text)):
+        if number >= URLS:
+            break
+        rest = _END.split(text[match.end() : match.end() + URL_LIMIT], maxsplit=1)[0]
+        found = _userinfo(match[1].lower(), rest)
         if found:
             return found
     if "=" in text and (
@@ -217,7 +223,7 @@ def _userinfo(scheme: str, rest: str) -> UrlCredential | None:
         if (
             later > at
             and ":" in strict[:at]
-            and not re.match(r"[\w-]+(?:\.[\w-]+)+(?::\d+)?[/?#]", tail)
+            and not re.match(r"(?:[\w-]+(?:\.[\w-]+)+(?::\d{1,5})?|[\w-]+:\d{1,5})[/?#]", tail)
             and _HOST_PORT.match(rest, later + 1)
         ):
             at = later

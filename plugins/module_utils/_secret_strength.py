@@ -44,7 +44,10 @@ _SPLITS = {
     7: ((1, 3), (2, 3), (4, 5), (4, 6)),
     8: ((2, 4), (4, 6)),
 }
-_SEPARATORS = re.compile(r"[-_.:/,;|+=~ ]+")
+_SEPARATORS = re.compile(r"[-_.:/,;|+=~ ]")
+
+_LETTER_RUN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_DICTIONARY_SIZE = 1_000_000
 
 _LEET = str.maketrans("4@83(<{[690$5+%2!", "aabeccccggosstxzi")
 _AMBIGUOUS = {"1": "il", "|": "il", "7": "tl"}
@@ -91,10 +94,10 @@ def guesses_log10(value: str, context: Iterable[str] = ()) -> float:
             if 2 < len(word) <= 40:
                 words[word] = 4
     best = _bounded(value, words)
-    bare = _SEPARATORS.sub("", value)
-    if bare and len(bare) < len(value):
-        # An attacker who tries a value also tries it with the usual separators.
-        best = min(best, _bounded(bare, words) + 2)
+    signs = _SEPARATORS.findall(value)
+    if signs and len(set(signs)) == 1 and len(signs) < len(value):
+        # An attacker who tries a value also tries it with one of the usual separators between its parts.
+        best = min(best, _bounded(value.replace(signs[0], ""), words) + min(len(signs), 2))
     return best
 
 
@@ -147,6 +150,7 @@ def _estimate(value: str, words: dict[str, int], blocks: list[int]) -> float:
         return 0.0
     found = _Matches(len(value))
     _dictionary(value, words, found)
+    _unlisted(value, found)
     _spatial(value, found)
     _walks(value, found)
     _sequences(value, found)
@@ -185,8 +189,8 @@ def _cheapest(length: int, found: _Matches) -> float:
     totals = []
     for count in range(1, _DEPTH + 1):
         if product[-1][count] < math.inf:
-            one, other = product[-1][count] + _FACTORIAL[count], _GROWTH * (count - 1) if count > 1 else 0.0
-            totals.append(max(one, other) + math.log10(1 + 10 ** -min(abs(one - other), 300)) if count > 1 else one)
+            one, other = product[-1][count] + _FACTORIAL[count], _GROWTH * (count - 1)
+            totals.append(max(one, other) + math.log10(1 + 10 ** -min(abs(one - other), 300)))
     return max(min(totals), 0.0)
 
 
@@ -268,6 +272,28 @@ def _dictionary(value: str, words: dict[str, int], found: _Matches) -> None:
                 found.put(
                     first, end - 1, rank * _leet_variations(token, part) * _case_variations(value[first:end])
                 )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1)
+def _syllables() -> frozenset[str]:
+    """Three letters in a row that several words have."""
+    count: dict[str, int] = {}
+    for word in _secret_words.ranks():
+        for first in range(len(word) - 2):
+            part = word[first : first + 3]
+            count[part] = count.get(part, 0) + 1
+    return frozenset(part for part, times in count.items() if times > 2)
+
+
+def _unlisted(value: str, found: _Matches) -> None:
+    """Letters between others that read like a word and are in no list: a rare word, a name, or another language."""
+    for match in _LETTER_RUN.finditer(value):
+        word = match[0].lower()
+        if not 6 < len(word) < 15:
+            continue
+        strange = sum(word[first : first + 3] not in _syllables() for first in range(len(word) - 2))
+        if strange <= (len(word) > 8):
+            found.put(match.start(), match.end() - 1, _DICTIONARY_SIZE * _case_variations(match[0]))
 
 
 def _neighbours() -> dict[str, dict[str, int]]:
