@@ -32,6 +32,7 @@ HERE = ROOT / ".cache" / "demo"
 NAME = "mcpstack-demo"
 KEY_ON_HOST = "/run/mcpstack/secrets/operator/operator-api-key/current"
 CA_ON_HOST = "/etc/mcpstack/ca.crt"
+AUDIT_ON_HOST = "/var/log/mcpstack/audit/report"
 LISTING = (
     "docker ps --filter label=com.docker.compose.project=mcpstack "
     "--format 'ps\\t{{.Label \"com.docker.compose.service\"}}\\t{{.Status}}\\t{{.Image}}'; "
@@ -67,7 +68,8 @@ def deploy() -> None:
     """Run site.yml with visible progress; the whole output stays in a log."""
     log_path = HERE / "site.log"
     argv = [
-        str(ROOT / ".venv" / "bin" / "ansible-playbook"), str(ROOT / "playbooks" / "site.yml"),
+        str(ROOT / ".venv" / "bin" / "ansible-playbook"),
+        str(ROOT / "playbooks" / "site.yml"), str(ROOT / "playbooks" / "audit.yml"),
         "-i", str(ROOT / "inventories" / "demo"), "-i", str(testhost.HOSTS / NAME / "hosts.yml"),
         "-e", json.dumps({"mcpstack_images_cache_dir": str(images_cache())}),
     ]  # fmt: skip
@@ -103,8 +105,13 @@ def deploy() -> None:
 
 
 def fetch() -> None:
-    """CA and first API key from the host, for this user only."""
-    for source, target in ((CA_ON_HOST, "ca.crt"), (KEY_ON_HOST, "api-key")):
+    """CA, first API key and the audit's report from the host, for this user only."""
+    wanted = (
+        (CA_ON_HOST, "ca.crt"),
+        (KEY_ON_HOST, "api-key"),
+        *((f"{AUDIT_ON_HOST}.{kind}", f"audit.{kind}") for kind in ("html", "json")),
+    )
+    for source, target in wanted:
         got = subprocess.run([*testhost.ssh_argv(NAME), "cat", source], check=False, capture_output=True)
         if got.returncode or not got.stdout:
             raise DemoError(f"{source} is not on the demo host: the deployment is incomplete, run `make demo` again.")
@@ -188,6 +195,19 @@ def container_table(listing: str) -> list[str]:
     return [f"  {row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}" for row in rows]
 
 
+def audit_lines(found: dict) -> list[str]:
+    """What the audit of the host found, in a few lines."""
+    summary = found["summary"]
+    severities = ("critical", "high", "medium", "low", "info")
+    counts = ", ".join(f"{summary[name]} {name}" for name in severities if summary[name]) or "nothing"
+    ran = [check for check in found["checks"] if check["ran"]]
+    unknown = sorted(check["id"] for check in ran if check["status"] == "unknown")
+    lines = [f"  audit: score {found['score']} of 100 from {len(ran) - len(unknown)} checks; open: {counts}"]
+    if unknown:
+        lines.append(f"         not decided: {', '.join(unknown)}")
+    return lines
+
+
 def report(https_port: int) -> None:
     """What the demo ends with."""
     client = Client(https_port)
@@ -201,11 +221,13 @@ def report(https_port: int) -> None:
     listed = subprocess.run([*testhost.ssh_argv(NAME), LISTING], check=False, capture_output=True, text=True)
     print("\n" + "\n".join(container_table(listed.stdout)))
     url = f"https://localhost:{https_port}/v1"
-    ca, key = (os.path.relpath(HERE / name) for name in ("ca.crt", "api-key"))
+    ca, key, page = (os.path.relpath(HERE / name) for name in ("ca.crt", "api-key", "audit.html"))
+    print("\n" + "\n".join(audit_lines(json.loads((HERE / "audit.json").read_text()))))
     print(f"""
   URL       {url}
   CA file   {ca}
   API key   {key}
+  Audit     {page}
 
 Go on with
   curl --cacert {ca} -H "Authorization: Bearer $(cat {key})" {url}/models
@@ -224,9 +246,9 @@ def up() -> None:
     command = ["up", NAME, "--publish", f"{https_port}:443", "--publish", f"{http_port}:80"]
     args = testhost.parser().parse_args(command)
     testhost.up(args, quiet=True)
-    step(2, "playbooks/site.yml on that host (images are built from signed Debian packages, no registry)")
+    step(2, "playbooks/site.yml and audit.yml on that host (images are built from signed Debian packages, no registry)")
     deploy()
-    step(3, "fetching the CA and the first API key")
+    step(3, "fetching the CA, the first API key and the audit's report")
     fetch()
     step(4, "a chat completion, streamed through the TLS edge")
     report(https_port)
