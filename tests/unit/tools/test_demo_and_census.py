@@ -108,3 +108,21 @@ def test_names_follow_the_three_tiers(path):
     for tasks in path.parents[1].glob("tasks/*.yml"):
         for name in re.findall(r"^\s+register: *(\S+)", tasks.read_text(), re.M):
             assert name.startswith("__"), f"{tasks.name}: {name}"
+
+
+def test_the_audit_in_a_few_lines():
+    found = {
+        "score": 98,
+        "summary": {"critical": 0, "high": 0, "medium": 6, "low": 2, "info": 0},
+        "checks": [
+            {"id": "CMP-01", "ran": True, "status": "pass"},
+            {"id": "NGX-01", "ran": True, "status": "unknown"},
+            {"id": "IMG-04", "ran": False, "status": "unknown"},
+        ],
+    }
+    assert demo.audit_lines(found) == [
+        "  audit: score 98 of 100 from 1 checks; open: 6 medium, 2 low",
+        "         not decided: NGX-01",
+    ]
+    clean = {"score": 100, "summary": dict.fromkeys(found["summary"], 0), "checks": found["checks"][:1]}
+    assert demo.audit_lines(clean) == ["  audit: score 100 of 100 from 1 checks; open: nothing"]
