@@ -280,11 +280,13 @@ class _Checker:
         for section, keys in (("secrets", ("file", "environment")), ("configs", ("file", "environment", "content"))):
             for name, item in getattr(project, section).items():
                 given = [key for key in keys if key in item]
+                if section == "secrets" and not any(item[key] for key in given) and not item.get("external"):
+                    given = []
                 place = project.place(section, name)
                 if len(given) > 1:
                     what = f"{section}.{name}: {' and '.join(given)} exclude each other"
                     self.problem(place, what, "keep one of them", "conflict")
-                elif not given and "external" not in item and (section == "secrets" or "driver" not in item):
+                elif not given and not item.get("external") and (section == "secrets" or "driver" not in item):
                     what = f"{section}.{name} says nothing of where it comes from"
                     self.problem(place, what, f"add one of {', '.join(keys)}, or external: true", "value")
 

@@ -170,6 +170,10 @@ class _Loader(Reader):
     def extend_all(self, layer: Map, path: str, scope: Scope, marked: Map | None) -> None:
         services = layer.get("services")
         if services.__class__ is not Map:
+            if "services" in layer and services is None:
+                self.report(
+                    layer.lines["services"], "services is empty", "describe a service, or remove the key", "type"
+                )
             return
         marks = [dict(_map(marked.get("services")))] if marked is not None else []
         for name in list(services):
@@ -398,6 +402,8 @@ class _Loader(Reader):
             given = [posixpath.normpath(posixpath.join(directory, path)) for path in env_files]
             project.dotenv = self.env_files(given, outside, where)
         for entry in project.dotenv:
+            if not entry.name:
+                self.problem(entry.where, "the env file gives a value without a name", "write NAME=value", "value")
             if entry.value is not None and entry.name not in outside:
                 self.env[entry.name] = entry.value
         self.name(paths, where)

@@ -201,9 +201,6 @@ class Reader:
         known: dict[str, str] = {}
         for path in paths:
             entries = self.env_file(path, where, lambda name: env[name] if name in env else known.get(name))
-            for entry in entries:
-                if not entry.name:
-                    self.problem(entry.where, "the env file gives a value without a name", "write NAME=value", "value")
             known.update((entry.name, entry.value) for entry in entries if entry.value is not None)
             found.extend(entries)
         return found
