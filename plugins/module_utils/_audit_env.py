@@ -43,6 +43,8 @@ DECIDES = (
 )  # fmt: skip
 #: What an env file, a secret and the list of secrets may hold.
 ENV_LIMIT, SECRET_LIMIT, MANIFEST_LIMIT = 1 << 20, 1 << 20, 4 << 20
+#: Credentials and switches of one env file that are judged, and scripts that are named.
+CREDENTIALS, SWITCHES, SCRIPTS = 500, 500, 200
 #: Characters of secrets whose strength is estimated in one run, files of one directory, and its depth.
 ESTIMATED, ENTRIES, DEPTH = 20_000, 2000, 6
 
@@ -51,7 +53,7 @@ _OPEN_CONTENT = re.compile(
     r"\s*(?:-----BEGIN (?:CERTIFICATE|(?:RSA )?PUBLIC KEY|TRUSTED CERTIFICATE|X509 CRL|DH PARAMETERS)-----|ssh-\w+ AAAA|ecdsa-sha2-\w+ AAAA)"
 )
 _PREFIXED = re.compile(r"([a-z_][a-z0-9_.-]{0,62}|[1-9][0-9]{0,8}):(.+)\Z")
-_HASHED = re.compile(r"\$(?:2[abxy]|5|6|y|7|argon2\w*|scrypt|pbkdf2[\w-]*)\$|SCRAM-SHA-256\$|pbkdf2_sha256\$")
+_HASHED = re.compile(r"\$(?:apr1|2[abxy]|5|6|y|7|argon2\w*|scrypt|pbkdf2[\w-]*)\$|SCRAM-SHA-256\$|pbkdf2_sha256\$")
 _SWITCH = frozenset(
     "AUTH AUTHENTICATION AUTHORIZATION AUTHN AUTHZ TLS SSL HTTPS MTLS ENCRYPT ENCRYPTION ENCRYPTED RATELIMIT THROTTLE CSRF"
     " XSRF CORS HSTS CSP FIREWALL MFA 2FA TOTP AUDIT SECURE SECURITY HARDEN HARDENING HARDENED SANDBOX SANITIZE ALLOWLIST"
@@ -159,9 +161,11 @@ class _Run:
             self.audit.find("SEC-04", secret.path, secret.where, f"{label} {reason}")
             return
         self.secrets.append(secret)
-        if "\n" in secret.value.strip() or secret.value.startswith(("{", "-----BEGIN")) or _HASHED.match(secret.value):
+        if "\n" in secret.value.strip() or secret.value.startswith(("{", "-----BEGIN")):
             return
         value = _bare(secret.value.strip(), self._guesses)
+        if _HASHED.match(value.replace("$$", "$")):
+            return
         guesses = self._guesses(value, secret)
         if guesses is None:
             self.audit.unknown(
@@ -212,12 +216,18 @@ class _Run:
             for trap in parsed.traps:
                 where = f"{path}:{trap.line}"
                 audit.find("SEC-13", path, where, f"{trap.name}: {trap.what}" if trap.name else trap.what)
-        holds = False
+        if not parsed.complete:
+            for check_id in ("SEC-01", "SEC-02", "SEC-04", "SEC-05", "SEC-06", "SEC-13", "SEC-14"):
+                audit.unknown(check_id, f"{path}: only the first {_env_parse.LINES} lines were read")
+        holds = 0
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         for item in parsed.items:
-            found = self._item(path, item, lines, template)
-            holds = holds or found
-        self.holders[path] = holds
+            holds += self._item(path, item, lines, template)
+            if holds >= CREDENTIALS:
+                for check_id in ("SEC-01", "SEC-02", "SEC-04", "SEC-05", "SEC-06", "SEC-14"):
+                    audit.unknown(check_id, f"{path}: only the first {CREDENTIALS} credentials were judged")
+                break
+        self.holders[path] = holds > 0
 
     def _item(self, path: str, item: _env_parse.Item, lines: list[str], template: bool) -> bool:
         if item.value is None or not item.name:
@@ -232,7 +242,7 @@ class _Run:
         url = credential_in_url(value)
         literal = not url and (literal_credential(item.name, value) or known_token(value))
         if not url and not literal:
-            if name and _is_switch(name, value):
+            if name and len(self.switches) < SWITCHES and _is_switch(name, value):
                 self.switches.setdefault(name, (where, path))
             return False
         if template:
@@ -348,6 +358,10 @@ class _Run:
         if not searched:
             self.audit.unknown("SEC-14", "no files were named that could consume the variables")
             return
+        if len(self.switches) >= SWITCHES:
+            self.audit.unknown("SEC-14", f"only the first {SWITCHES} switches were looked for")
+        if not usage.searched and not usage.problems:
+            usage.problems.append("there was no file to search")
         for problem in usage.problems:
             self.audit.unknown("SEC-14", problem)
         for name, (where, path) in sorted(self.switches.items()):
@@ -450,7 +464,7 @@ def audit(
     run.reuse()
     if env_files:
         run.dead_switches(usage, bool(search))
-    for path, line, base in usage.sourced:
+    for path, line, base in usage.sourced[:SCRIPTS]:
         run.audit.find("SEC-13", path, f"{path}:{line}", f"runs {base} as a program: a value can hold a command")
 
     secrets = sorted(

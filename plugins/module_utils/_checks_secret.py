@@ -49,8 +49,8 @@ CHECKS = (
     Check(
         "SEC-05", "Secret can be guessed", "high", "S", ("NIST SP 800-63B 3.1.1.2",),
         "A secret takes at least 10^14 guesses, as the algorithm of zxcvbn counts them: words, names, common passwords,"
-        " also reversed or with letters replaced by digits, keyboard runs, repeats, sequences and dates, and ten guesses"
-        " for each further character. Rules about kinds of characters are never applied.",
+        " also reversed or with letters replaced by digits, keyboard runs, repeats, sequences and dates, what reads"
+        " like a word of another language, and ten guesses for each further character. Rules about kinds of characters are never applied.",
         "Generate a value, for example with openssl rand -hex 32, or use a passphrase of five random words or more.",
         "DB_PASSWORD=P@ssw0rd2024!",
         "DB_PASSWORD=unpaved-cosmic-lisp-tundra-oboe-quarry",
@@ -121,8 +121,9 @@ CHECKS = (
         "SEC-13", "Env file is read differently by different programs", "medium", "S", ("compose-lint CL-0020",),
         "Compose, docker run --env-file, systemd's EnvironmentFile and a shell read the same file by different rules for"
         " quotes, dollar signs, backslashes, comments behind a value, spaces around the equals sign, line ends, a byte"
-        " order mark and a name that comes twice. A file has no line on which they disagree, and no script runs an env"
-        " file as a program with source or eval.",
+        " order mark and a name that comes twice. The programs that read a file agree on each line; on a line with a"
+        " credential Compose, systemd and a shell agree whoever reads it, and no script runs an env file as a program with"
+        " source or eval.",
         "Write NAME=value in letters, digits and -_.:/+=, without quotes, one line each, every name once, or put the"
         " value into a secret file.",
         "DB_PASSWORD=pa$$word #1",

@@ -24,6 +24,8 @@ MARK = "\x00"
 UNCLOSED = "a quote that is never closed"
 #: Traps that are reported of one file; more tell nothing new.
 TRAPS = 200
+#: Lines that are read; no env file that people write has as many.
+LINES = 20_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _COMPOSE_NAME = re.compile(r"[^\W]?[\w.\-\[\]]*\Z")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-+?])([^{}]*))?\})")
@@ -397,6 +399,7 @@ class EnvFile:
 
     items: tuple[Item, ...]
     traps: tuple[Trap, ...]
+    complete: bool = True  # False when the file has more lines than are read
 
 
 _SHOWN = re.compile(r"(?:[A-Z_][A-Z0-9_]{0,63}|[a-z][a-z]*(?:[_.-][a-z]+)*[0-9]?)\Z")
@@ -424,11 +427,15 @@ def parse(
         line = text.count("\n", 0, text.index("\r")) + 1
         traps.append(Trap(line, "", "line ends of Windows (CR LF): a shell keeps the carriage return in the value"))
         text = text.replace("\r\n", "\n").replace("\r", "\n")
+    complete = text.count("\n") <= LINES
+    if not complete:
+        text = "\n".join(text.split("\n", LINES)[:LINES])
     own = [name for name in READERS if name in set(readers)]
-    wide = [name for name in READERS if name in {*own, "compose", "systemd", "shell"}]
-    read = {name: READERS[name](text) for name in wide}
-    starts = {name: {item.line: item for item in items} for name, items in read.items()}
-    items = read["compose"]
+    items = read_compose(text)
+    strict = {item.line for item in items if item.value and sensitive and sensitive(item.name, item.value)}
+    wide = [name for name in READERS if name in {*own, "compose", *(("systemd", "shell") if strict else ())}]
+    read = {name: items if name == "compose" else READERS[name](text) for name in wide}
+    starts = {name: {item.line: item for item in found} for name, found in read.items()}
     inner = {number for item in items for number in range(item.line + 1, item.last + 1)}
     lines = _lines(text)
     primary = starts["compose"]
@@ -436,9 +443,7 @@ def parse(
         if number in inner:
             continue
         item = primary.get(number)
-        wanted = own
-        if item and item.value and sensitive and sensitive(item.name, item.value):
-            wanted = wide
+        wanted = wide if number in strict else own
         trap = _compare(number, item, {name: starts[name].get(number) for name in wanted}, lines[number - 1])
         if trap:
             traps.append(trap)
@@ -446,7 +451,7 @@ def parse(
         if unclosed or len(traps) >= TRAPS:
             break  # what follows an open quote is a part of it for some and not for others
     traps += _duplicates(items)
-    return EnvFile(tuple(items), tuple(sorted(traps, key=lambda trap: (trap.line, trap.what))))
+    return EnvFile(tuple(items), tuple(sorted(traps, key=lambda trap: (trap.line, trap.what))), complete)
 
 
 def _compare(number: int, item: Item | None, views: dict[str, Item | None], line: str) -> Trap | None:

@@ -251,6 +251,7 @@ STORED = [
     ("example-sample-insert-dummy-tundra-oboe-lisp-cosmic", None),
     ("$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW", None),
     ("-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA\n-----END PRIVATE KEY-----\n", None),
+    ("admin:$apr1$x9Qz2k1L$0T5dYbqYw1", None),
     (b"\xff\xfe\x00\x80" * 8, None),
     (OTHER + "\n", None),
 ]
@@ -609,6 +610,25 @@ def test_a_switch_in_a_file_that_is_handed_over_whole_is_unknown():
     result = place.run()
     assert result["findings"] == []
     assert reasons(result) == {"SEC-14": "MFA_REQUIRED: the whole file is handed to a program, which may read it"}
+
+
+def test_a_search_that_finds_no_file_decides_nothing():
+    place = Place()
+    place.stats["/srv/empty"] = Stat("directory", 0o755)
+    place.arguments["search"] = ["/srv/empty"]
+    result = place.run()
+    assert result["findings"] == []
+    assert reasons(result) == {"SEC-14": "there was no file to search"}
+
+
+def test_a_file_without_end_is_judged_in_part():
+    place = Place()
+    place.env(*(f"X{number}_PASSWORD=hunter{number}" for number in range(core.CREDENTIALS + 5)))
+    place.env(*("B=1" for _unused in range(core._env_parse.LINES)))
+    result = place.run()
+    assert sum(item["id"] == "SEC-01" for item in result["findings"]) == core.CREDENTIALS
+    place.files["/srv/app/.env"] = "A=1\n" * (core._env_parse.LINES + 1)
+    assert "only the first 20000 lines were read" in reasons(place.run())["SEC-01"]
 
 
 def test_more_secrets_than_are_estimated_is_unknown():
