@@ -38,12 +38,17 @@ TABLE = {
 BY_FILES = ("IMG-06", "IMG-07", "IMG-09", "SEC-08")
 #: Findings of one kind in one image; a base image can hold hundreds.
 MOST = 40
+#: Steps of a history that are looked at; no engine builds more layers than 127.
+STEPS = 2000
 ARCHITECTURES = frozenset("386 amd64 arm arm64 loong64 mips64le ppc64le riscv64 s390x".split())
 
 #: A download that goes straight into an interpreter, in the three ways in which it is written.
+_FETCH = (
+    r"\b(?:curl|wget|fetch)\b(?:[^|;&\n]|&(?!&)){0,400}\|(?!\|)&?\s*(?:sudo\s+(?:-\S+\s+)*)?(?:env\s+\S+\s+)?(?:/\S*/)?"
+)
 _PIPED = re.compile(
-    r"\b(?:curl|wget|fetch)\b[^|;&\n]{0,400}\|&?\s*(?:sudo\s+(?:-\S+\s+)*)?(?:env\s+\S+\s+)?(?:/\S*/)?(?:ba|da|z|k|a)?sh\b"
-    r"|\b(?:curl|wget|fetch)\b[^|;&\n]{0,400}\|&?\s*(?:sudo\s+(?:-\S+\s+)*)?(?:/\S*/)?(?:python[0-9.]*|perl|ruby|node)\b(?!\s+-[cem])"
+    _FETCH + r"(?:ba|da|z|k|a)?sh\b"
+    r"|" + _FETCH + r"(?:python[0-9.]*|perl|ruby|node)\b(?!\s+-[cem])"
     r"|\b(?:ba|da|z|k|a)?sh\s+(?:-\S+\s+)*(?:-c\s+)?[\"']?(?:\$\(|<\(|`)\s*(?:curl|wget)\b",
 )
 _ADDED_URL = re.compile(r"(?:^|#\(nop\)\s*|\s)ADD\s+(?:--\S+\s+)*(?:https?|ftp|git)[:@]//?\S", re.IGNORECASE)
@@ -53,7 +58,7 @@ _ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]{1,80})=(\"[^\"]*\"|'[^']*'|[^\s;
 
 @dataclass
 class Wanted:
-    """What is known beside the image. ``allow``: shell, package_manager; ``platform``: os/architecture of the host.
+    """What is known beside the image. ``allow``: shell, package_manager, no_health_check; ``platform``: os/architecture of the host.
 
     lock: the content of a lock file. sboms: (name, document) of bills of materials that lie beside the image.
     no_new_privileges: every container of the image has it. kept_by_engine: an engine gave the image.
@@ -75,6 +80,7 @@ class _Judge:
         self.files: dict[str, Node] = dict(image.files())
         self.unread = image.unread()
         self.runs = True
+        self.answers: list[Source] = []
 
     def find(self, check_id: str, where: str, evidence: str, **more) -> None:
         self.audit.find(check_id, self.subject, where, evidence, **more)
@@ -180,6 +186,9 @@ class _Judge:
             self.audit.unknown("IMG-04", f"{self.subject}: the user {name} cannot be resolved: {why}")
 
     def health(self) -> None:
+        if "no_health_check" in self.wanted.allow:
+            self.audit.not_applicable("IMG-05", "the health check is not the image's, as allow says")
+            return
         self.audit.decide("IMG-05")
         check = self.settings.get("Healthcheck")
         test = check.get("Test") if isinstance(check, dict) else None
@@ -225,16 +234,18 @@ class _Judge:
                 self.find("IMG-07", programs[kind][0], f"holds {word}: {shown}", severity="info")
 
     def history(self) -> None:
+        known = set()
         for item in self.settings.get("Env") or []:
             key, _equals, value = str(item).partition("=")
             if _credential(key, value):
+                known.add(key)
                 self.find("SEC-15", f"config.Env {key}", f"{key} holds a credential")
         labels = self.settings.get("Labels")
         for key, value in sorted(labels.items()) if isinstance(labels, dict) else []:
             if _credential(str(key), str(value)):
                 self.find("SEC-15", f"config.Labels {key}", f"the label {key} holds a credential")
         steps = self.image.config.get("history")
-        for number, step in enumerate(steps if isinstance(steps, list) else []):
+        for number, step in enumerate((steps if isinstance(steps, list) else [])[:STEPS]):
             text = str(step.get("created_by") or "")[:65536] if isinstance(step, dict) else ""
             where = f"history[{number}]"
             if _ADDED_URL.search(text):
@@ -242,7 +253,7 @@ class _Judge:
             if _PIPED.search(text):
                 self.find("IMG-07", where, "a download is piped into an interpreter")
             for key, value in _ASSIGNED.findall(text):
-                if _credential(key, value.strip("\"'")):
+                if key not in known and _credential(key, value.strip("\"'")):
                     self.find("SEC-15", f"{where} {key}", f"a build step holds the value of {key}")
             if credential_in_url(text) or any(
                 known_token(word) for word in re.split(r"[\s=\"']+", text) if len(word) > 19
@@ -283,7 +294,6 @@ class _Judge:
 
     def updates(self, packages: list[Package], wheels: list[Package]) -> None:
         release = os_release(self.content("etc/os-release", "usr/lib/os-release") or b"")
-        answers: list[Source] = []
         if any(
             path.startswith(("lib/apk/", "usr/lib/apk/", "var/lib/rpm/", "usr/lib/sysimage/rpm/"))
             for path in self.files
@@ -301,8 +311,8 @@ class _Judge:
                     "IMG-09", f"{self.subject}: {len(found)} {kind} packages were not compared with anything"
                 )
                 continue
-            answers.append(judge(found, release))
-        for answer in answers:
+            self.answers.append(judge(found, release))
+        for answer in self.answers:
             if answer.state != CHECKED:
                 self.audit.unknown("IMG-09", f"{self.subject}: {answer.name}: {answer.detail}")
                 continue
@@ -311,7 +321,6 @@ class _Judge:
                 names = ", ".join(answer.silent[:8]) + (" and more" if len(answer.silent) > 8 else "")
                 reason = f"says nothing of {len(answer.silent)} packages: {names}"
                 self.audit.unknown("IMG-09", f"{self.subject}: {answer.name} {reason}")
-        self.answers = answers
 
     def bill(self, packages: list[Package]) -> None:
         inside = [path for path in self.files if path.lower().endswith((".json", ".spdx")) and not self._secret(path)]
@@ -400,6 +409,5 @@ def _credential(key: str, value: str) -> bool:
 def audit_image(audit: Audit, image: Image, subject: str, wanted: Wanted) -> list[Source]:
     """Judge one image; ``audit`` has ``TABLE``. Returns what the sources of known weaknesses said."""
     judge = _Judge(audit, image, subject, wanted)
-    judge.answers = []
     judge.all()
     return judge.answers

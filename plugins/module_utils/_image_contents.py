@@ -312,7 +312,7 @@ class Archive:
         """Every image of the archive. Raises TarError when it holds none."""
         attested, signed, by_index = [], False, []
         index, _digest = self._document("index.json")
-        for manifest, descriptor in self._manifests(index, 0):
+        for manifest, descriptor in self._manifests(index, set()):
             note = descriptor.get("annotations") if isinstance(descriptor.get("annotations"), dict) else {}
             layers = [item for item in manifest.get("layers") or [] if isinstance(item, dict)]
             types = [str(item.get("mediaType", "")) for item in layers]
@@ -343,13 +343,15 @@ class Archive:
             image.layout = "oci" if index else "docker"
         return found
 
-    def _manifests(self, index: dict, depth: int) -> Iterator[tuple[dict, dict]]:
+    def _manifests(self, index: dict, seen: set[str]) -> Iterator[tuple[dict, dict]]:
         listed = index.get("manifests")
-        for descriptor in (listed if isinstance(listed, list) else [])[:200]:
-            manifest, _digest = self._document(self._blob(descriptor))
-            if not manifest:
+        for descriptor in listed if isinstance(listed, list) else []:
+            name = self._blob(descriptor)
+            manifest, _digest = self._document(name)
+            if not manifest or name in seen:
                 continue
-            if "manifests" in manifest and depth < 3:
-                yield from self._manifests(manifest, depth + 1)
-            else:
+            seen.add(name)
+            if "manifests" not in manifest:
                 yield manifest, descriptor
+            elif len(seen) < 500:
+                yield from self._manifests(manifest, seen)

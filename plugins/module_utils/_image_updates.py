@@ -141,13 +141,12 @@ class Debian:
         architecture = min(architectures, default="amd64")
         try:
             main, fields, _warnings = self._index(codename, "main", architecture, "ignore")
+            suite = fields.get("Suite")
+            if suite in _UNSUPPORTED:
+                return Source(name, UNAVAILABLE, f"{codename} is {suite}, which gets no security updates of its own")
             security, _fields, _warnings = self._index(f"{codename}-security", "security", architecture, "fail")
         except (ImageError, OSError, EOFError, ValueError) as error:
             return Source(name, UNAVAILABLE, clean(f"did not answer: {error}", 250))
-        if fields.get("Suite") in _UNSUPPORTED:
-            return Source(
-                name, UNAVAILABLE, f"{codename} is {fields['Suite']}, which gets no security updates of its own"
-            )
         source = Source(name, CHECKED, "")
         for package in packages:
             newer = [entry["Version"] for entry in security.packages(package.name) if "Version" in entry]
