@@ -13,6 +13,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files imp
 
 #: Files that one configuration may include, and how deep (the server's own limit is 10).
 MOST_FILES, DEEPEST = 200, 10
+MOST_PROBLEMS = 20
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.$]*")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'", re.DOTALL)
@@ -38,6 +39,11 @@ class Conf:
     source: str = ""
     found: dict[str, Setting] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def note(self, problem: str) -> None:
+        """Keep a problem; one is enough to know that something is missing, so not all of them are kept."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
 
     def get(self, name: str, default: str = "") -> Setting:
         """The setting that counts, or its default."""
@@ -110,13 +116,13 @@ def read_conf(files: Files, path: str) -> Conf:
 
 def _read(files: Files, path: str, conf: Conf, above: tuple[str, ...], count: list[int]) -> None:
     if path in above or len(above) >= DEEPEST or count[0] >= MOST_FILES:
-        conf.problems.append(f"{path} includes itself, or too many files are included")
+        conf.note(f"{path} includes itself, or too many files are included")
         return
     count[0] += 1
     try:
         text = files.text(path)
     except Unreadable as error:
-        conf.problems.append(str(error))
+        conf.note(str(error))
         return
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
@@ -124,7 +130,7 @@ def _read(files: Files, path: str, conf: Conf, above: tuple[str, ...], count: li
             continue
         pair, where = _pair(stripped), f"{path}:{number}"
         if pair is None:
-            conf.problems.append(f"{where}: is no setting; the server does not start with this line")
+            conf.note(f"{where}: is no setting; the server does not start with this line")
             continue
         name, value = pair
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), value))
@@ -132,7 +138,7 @@ def _read(files: Files, path: str, conf: Conf, above: tuple[str, ...], count: li
             _read(files, target, conf, (*above, path), count)
         elif name == "include_dir":
             if not files.knows(target):
-                conf.problems.append(f"{where}: the directory {target} is not at hand")
+                conf.note(f"{where}: the directory {target} is not at hand")
             for entry in files.names(target):
                 if entry.endswith(".conf") and not entry.startswith("."):
                     _read(files, posixpath.join(target, entry), conf, (*above, path), count)

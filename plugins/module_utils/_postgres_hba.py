@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
 
-MOST_FILES, DEEPEST, MOST_LINES = 200, 10, 3000
+MOST_FILES, DEEPEST, MOST_LINES, MOST_PROBLEMS = 200, 10, 3000, 20
+#: Words of a line, and the longest one: the server's own limit.
+MOST_WORDS, LONGEST = 10_000, 10_240
 #: Lines further apart than this are not compared with each other.
 MOST_COMPARED = 200
 
@@ -101,12 +103,19 @@ class Table:
     rows: list[tuple[list[list[Word]], str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def note(self, problem: str) -> None:
+        """Keep a problem, but not every one of a file that is no table."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
+
 
 def split(line: str) -> list[list[Word]] | None:
-    """The fields of a line, each a list of words; None where quotes are not balanced."""
+    """The fields of a line, each a list of words; None where the server refuses it."""
     fields: list[list[Word]] = []
     join, end = False, -1
-    for match in _TOKEN.finditer(line):
+    for number, match in enumerate(_TOKEN.finditer(line)):
+        if number > MOST_WORDS:
+            return None
         quoted, plain, comma, comment, stray = match.groups()
         if stray:
             return None
@@ -119,6 +128,8 @@ def split(line: str) -> list[list[Word]] | None:
         if fields and not join and match.start() == end:
             # mixed"quotes" are one word, and a quoted one
             last = fields[-1].pop()
+            if len(last.text) > LONGEST:
+                return None
             fields[-1].append(Word(last.text + word.text, True))
         elif fields and join:
             fields[-1].append(word)
@@ -137,13 +148,13 @@ def read_table(files: Files, path: str) -> Table:
 
 def _read(files: Files, path: str, table: Table, above: tuple[str, ...], count: list[int]) -> None:
     if path in above or len(above) >= DEEPEST or count[0] >= MOST_FILES:
-        table.problems.append(f"{path} includes itself, or too many files are included")
+        table.note(f"{path} includes itself, or too many files are included")
         return
     count[0] += 1
     try:
         text = files.text(path)
     except Unreadable as error:
-        table.problems.append(str(error))
+        table.note(str(error))
         return
     lines = text.split("\n")
     number = 0
@@ -158,7 +169,7 @@ def _read(files: Files, path: str, table: Table, above: tuple[str, ...], count: 
         line = "".join((*parts, line))
         fields = split(line)
         if fields is None:
-            table.problems.append(f"{where}: quotes are not balanced; the server refuses the file")
+            table.note(f"{where}: is no line of fields (quotes, or size); the server refuses the file")
         elif fields:
             first = fields[0][0]
             if not first.quoted and first.text in ("include", "include_if_exists", "include_dir") and len(fields) == 2:
@@ -166,7 +177,7 @@ def _read(files: Files, path: str, table: Table, above: tuple[str, ...], count: 
             elif len(table.rows) < MOST_LINES:
                 table.rows.append((fields, where))
             else:
-                table.problems.append(f"{path} has more than {MOST_LINES} lines")
+                table.note(f"{path} has more than {MOST_LINES} lines")
                 return
 
 
@@ -176,7 +187,7 @@ def _include(
     target = posixpath.normpath(posixpath.join(posixpath.dirname(path), value))
     if how == "include_dir":
         if not files.knows(target):
-            table.problems.append(f"the directory {target} is not at hand")
+            table.note(f"the directory {target} is not at hand")
         for name in files.names(target):
             if name.endswith(".conf") and not name.startswith("."):
                 _read(files, posixpath.join(target, name), table, above, count)
@@ -219,7 +230,7 @@ def parse_rules(table: Table) -> tuple[list[Rule], list[str]]:
             address = f"{address}/{mask}" if mask else address
         options = tuple(word.text for part in rest[1:] for word in part)
         rules.append(Rule(kind, tuple(fields[1]), tuple(fields[2]), address, rest[0][0].text, options, where, network))
-    return rules, problems
+    return rules, problems[:MOST_PROBLEMS]
 
 
 def _is_address(text: str) -> bool:
@@ -247,7 +258,7 @@ def from_view(rows: Sequence[Mapping]) -> tuple[list[Rule], list[str]]:
                 str(row.get("auth_method")), tuple(str(option) for option in row.get("options") or ()), where, network,
             )
         )  # fmt: skip
-    return rules, problems
+    return rules, problems[:MOST_PROBLEMS]
 
 
 def judge(rules: Sequence[Rule], find: Callable) -> None:

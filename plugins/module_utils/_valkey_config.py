@@ -13,6 +13,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files imp
 
 #: Files that one configuration may include, and how deep.
 MOST_FILES, DEEPEST = 200, 16
+MOST_PROBLEMS, MOST_USERS = 20, 1000
 #: Directives that add to what was said before; of all others the last one counts.
 _ADDING = frozenset(("user", "save", "client-output-buffer-limit", "rename-command", "loadmodule", "include"))
 
@@ -108,6 +109,11 @@ class _Reading:
     problems: list[str] = field(default_factory=list)
     read: int = 0
 
+    def note(self, problem: str) -> None:
+        """Keep a problem; one is enough to know that something is missing, so not all of them are kept."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
+
 
 def read_config(files: Files, path: str) -> tuple[Settings, list[str]]:
     """The settings of a file with all it includes, and a sentence for each part that could not be read."""
@@ -118,16 +124,16 @@ def read_config(files: Files, path: str) -> tuple[Settings, list[str]]:
 
 def _read(reading: _Reading, path: str, above: tuple[str, ...]) -> None:
     if path in above:
-        reading.problems.append(f"{path} includes itself")
+        reading.note(f"{path} includes itself")
         return
     if len(above) >= DEEPEST or reading.read >= MOST_FILES:
-        reading.problems.append(f"{path}: more than {MOST_FILES} files, or more than {DEEPEST} levels, are included")
+        reading.note(f"{path}: more than {MOST_FILES} files, or more than {DEEPEST} levels, are included")
         return
     reading.read += 1
     try:
         text = reading.files.text(path)
     except Unreadable as error:
-        reading.problems.append(str(error))
+        reading.note(str(error))
         return
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip(" \t\r\n")
@@ -135,9 +141,7 @@ def _read(reading: _Reading, path: str, above: tuple[str, ...]) -> None:
             continue
         words = split(line)
         if words is None:
-            reading.problems.append(
-                f"{path}:{number}: quotes are not balanced; the server does not start with this line"
-            )
+            reading.note(f"{path}:{number}: quotes are not balanced; the server does not start with this line")
             continue
         directive = Directive(words[0].lower(), tuple(words[1:]), f"{path}:{number}")
         if directive.name == "include" and directive.words:
@@ -291,7 +295,8 @@ class User:
         elif low == "clearselectors":
             self.selectors.clear()
         elif low == "reset":
-            self.__init__(self.name, self.where, channels=["*"] if channels else [])
+            self.on, self.nopass, self.hashes, self.plain = False, False, 0, []
+            self.keys, self.channels, self.commands, self.selectors = [], ["*"] if channels else [], [], []
         elif rule[0] == ">":
             self.plain.append(rule[1:])
             self.nopass = False
@@ -344,7 +349,11 @@ def parse_acl(text: str, path: str, channels: bool = False) -> tuple[list[User],
         if not words:
             continue
         if words[0].lower() != "user" or len(words) < 2:
-            problems.append(f"{path}:{number}: is no line of a user; the server does not start with it")
+            if len(problems) < MOST_PROBLEMS:
+                problems.append(f"{path}:{number}: is no line of a user; the server does not start with it")
             continue
+        if len(users) >= MOST_USERS:
+            problems.append(f"{path}: holds more than {MOST_USERS} users")
+            break
         users.append(parse_user(words[1:], f"{path}:{number}", channels))
     return users, problems

@@ -163,7 +163,10 @@ def judge_version(version: str) -> tuple[bool | None, str]:
     if floor and number >= floor or number[:2] > max(floors):
         return True, ""
     if match[5]:
-        return None, f"{product} {version} is a distribution's package, whose fixes the version does not tell"
+        return (
+            None,
+            f"{product} {version.strip().removeprefix(product).strip()} is a distribution's package, whose fixes the version does not tell",
+        )
     shown = ".".join(str(part) for part in number)
     if floor:
         return False, f"{product} {shown} is older than {'.'.join(str(part) for part in floor)}"
