@@ -115,6 +115,10 @@ def audit_tree(files: Files, tree: Tree, policy: Policy, *, nginx_test: Tested |
         return result.result()
     for part in (serve, access, headers, flow, patterns, tls, certs):
         part.judge(run)
+    if run.values.tired:
+        for check in ("NGX-19", "NGX-20", "NGX-21"):
+            result.unknown(check, "the variables of this configuration take too long to follow")
+    run.finish()
     return result.result()
 
 
@@ -127,9 +131,9 @@ def _valid(run: Run, tested: Tested | None) -> None:
     _twice(run)
     _zones(run)
     if tested is None:
-        run.audit.unknown("NGX-01", "no nginx program was asked")
+        run.unknown("NGX-01", "no nginx program was asked")
     elif tested.ok is None:
-        run.audit.unknown("NGX-01", f"nginx could not be asked: {tested.message}")
+        run.unknown("NGX-01", f"nginx could not be asked: {tested.message}")
     elif not tested.ok:
         run.audit.find("NGX-01", run.tree.path, tested.where or run.tree.path, f"nginx -t: {tested.message}")
 
@@ -154,7 +158,7 @@ def _known(run: Run, tested: Tested | None) -> None:
     try:
         from crossplane import analyzer, errors
     except ImportError:
-        run.audit.unknown("NGX-01", "neither nginx nor crossplane is here to know every directive")
+        run.unknown("NGX-01", "neither nginx nor crossplane is here to know every directive")
         return
     foreign = any(True for _ in run.model.walk("load_module")) or any(gap.lua for gap in run.tree.gaps)
     stack: list[tuple[Directive, tuple[str, ...]]] = [(run.tree.root, ())]
@@ -193,7 +197,7 @@ def _opened(run: Run) -> None:
                 continue
             path = run.lies(name)
             if not run.files.knows(path):
-                run.audit.unknown("NGX-01", f"{path} was not handed over")
+                run.unknown("NGX-01", f"{path} was not handed over")
             elif run.files.stat(path) is None:
                 run.find("NGX-01", item, f"{show(item)}: the file does not exist")
     for server in run.model.servers:

@@ -68,7 +68,7 @@ def parents(path: str) -> list[str]:
 
 def owners(run: Run) -> None:
     if not run.policy.modes:
-        run.audit.unknown("NGX-04", "owners and modes of the files are not known here")
+        run.unknown("NGX-04", "owners and modes of the files are not known here")
         return
     run.audit.decide("NGX-04")
     paths = list(run.tree.files)
@@ -134,7 +134,7 @@ def _open(run: Run) -> None:
         for path in run.policy.private:
             found, sure = model.find_location(server, path)
             if not sure:
-                run.audit.unknown("NGX-11", f"{server.label}: which location takes {path} is not sure")
+                run.unknown("NGX-11", f"{server.label}: which location takes {path} is not sure")
             elif found is not None:
                 _private(run, found, path)
             elif model.answer(server)[0] == PASS:
@@ -175,7 +175,7 @@ def _hidden(run: Run, server: Server) -> None:
         found, sure = model.find_location(server, path)
         place: Server | Location = found or server
         if not sure:
-            run.audit.unknown("NGX-11", f"{server.label}: which location takes {path} is not sure")
+            run.unknown("NGX-11", f"{server.label}: which location takes {path} is not sure")
             continue
         if model.answer(place)[0] == STATIC and not model.closed(place.block) and _has_files(run, place.block):
             run.find("NGX-11", place, f"hidden files such as {path} are handed out")
@@ -225,10 +225,15 @@ def _rules(run: Run) -> None:
 def _bypassed(run: Run) -> None:
     """return and rewrite answer before allow and deny are looked at."""
     model = run.model
+    denies: dict[int, bool] = {}
     for server in model.servers:
         for place in (server, *server.locations):
             rules = model.access(place.block)
-            if not any(item.name == "deny" for item in rules):
+            if not rules:
+                continue
+            if id(rules[0]) not in denies:
+                denies[id(rules[0])] = any(item.name == "deny" for item in rules)
+            if not denies[id(rules[0])]:
                 continue
             blocks = [place.block, *place.block.find("if")]
             for block in blocks:
@@ -317,7 +322,7 @@ def _authentication(run: Run) -> None:
                     continue
                 if not authenticated(run, place.block) and not model.closed(place.block):
                     if model.has_code(place.block):
-                        run.audit.unknown("NGX-13", f"{place.label}: code may ask there")
+                        run.unknown("NGX-13", f"{place.label}: code may ask there")
                     else:
                         run.find("NGX-13", place, f"{path.lstrip('~')} is answered without authentication")
         for place in server.locations:
@@ -359,12 +364,12 @@ def _protected(run: Run, server: Server, path: str) -> list[Location | Server]:
         try:
             wanted = re.compile(path.lstrip("~"))
         except re.error:
-            run.audit.unknown("NGX-13", f"{path} is no pattern")
+            run.unknown("NGX-13", f"{path} is no pattern")
             return []
         return [place for place in server.locations if not place.internal and wanted.search(place.path)]
     found, sure = run.model.find_location(server, path)
     if not sure:
-        run.audit.unknown("NGX-13", f"{server.label}: which location takes {path} is not sure")
+        run.unknown("NGX-13", f"{server.label}: which location takes {path} is not sure")
         return []
     return [found or server]
 
@@ -372,24 +377,23 @@ def _protected(run: Run, server: Server, path: str) -> list[Location | Server]:
 def _user_files(run: Run) -> None:
     """Files of auth_basic: they exist, are not served, and hold hashes that take time to try."""
     seen: set[str] = set()
+    served = {
+        run.lies(root.args[0]).rstrip("/"): root
+        for root in run.model.walk("root", "alias")
+        if root.args and "$" not in root.args[0] and root.args[0].strip("/")
+    }
     for item in run.model.walk("auth_basic_user_file"):
         if not item.args or "$" in item.args[0]:
             continue
         path = run.lies(item.args[0])
-        for root in run.model.walk("root", "alias"):
-            if (
-                root.args
-                and "$" not in root.args[0]
-                and root.args[0].strip("/")
-                and path.startswith(run.lies(root.args[0]).rstrip("/") + "/")
-            ):
-                run.find("NGX-13", item, f"{show(item)} lies below {show(root)}", severity="high")
-                break
+        root = next((served[directory] for directory in parents(path) if directory in served), None)
+        if root is not None:
+            run.find("NGX-13", item, f"{show(item)} lies below {show(root)}", severity="high")
         if path in seen:
             continue
         seen.add(path)
         if not run.files.knows(path):
-            run.audit.unknown("NGX-13", f"{path} was not handed over")
+            run.unknown("NGX-13", f"{path} was not handed over")
             continue
         info = run.files.stat(path)
         if info is None:
@@ -402,7 +406,7 @@ def _user_files(run: Run) -> None:
         try:
             lines = run.files.text(path, 1 << 20).splitlines()
         except Unreadable as error:
-            run.audit.unknown("NGX-13", f"{path} {error.what}")
+            run.unknown("NGX-13", f"{path} {error.what}")
             continue
         weak = [number for number, line in enumerate(lines, 1) if _weak_hash(line)]
         if weak:

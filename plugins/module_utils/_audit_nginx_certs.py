@@ -70,7 +70,7 @@ def judge(run: Run) -> None:
             files, secrets = paths(run, certificate), paths(run, key)
             if files is None or secrets is None:
                 for check in CERTIFICATE:
-                    run.audit.unknown(check, f"{certificate.where}: which file it is depends on the request")
+                    run.unknown(check, f"{certificate.where}: which file it is depends on the request")
                 continue
             for number, file in enumerate(files):
                 secret = secrets[number] if number < len(secrets) else ""
@@ -86,23 +86,23 @@ def _certificate(run: Run, file: str, secret: str, item: Directive, users: list[
         path = run.lies(file)
         if not run.files.knows(path):
             for check in CERTIFICATE:
-                run.audit.unknown(check, f"{path} was not handed over")
+                run.unknown(check, f"{path} was not handed over")
             return
         try:
             text = run.files.text(path, 1 << 20)
         except Unreadable as error:
             for check in CERTIFICATE:
-                run.audit.unknown(check, f"{path} {error.what}")
+                run.unknown(check, f"{path} {error.what}")
             return
     try:
         chain = x509.parse_pem(text)
     except x509.DerError as error:
         for check in CERTIFICATE:
-            run.audit.unknown(check, f"{file}: a certificate cannot be read: {error}")
+            run.unknown(check, f"{file}: a certificate cannot be read: {error}")
         return
     if not chain:
         for check in CERTIFICATE:
-            run.audit.unknown(check, f"{file} holds no certificate in PEM form")
+            run.unknown(check, f"{file} holds no certificate in PEM form")
         return
     run.audit.decide(*CERTIFICATE)
     policy = run.policy
@@ -143,7 +143,7 @@ def _certificate(run: Run, file: str, secret: str, item: Directive, users: list[
 def _belongs(run: Run, file: str, secret: str, item: Directive) -> None:
     """Whether the key is the one of the certificate; nginx would not start otherwise."""
     if not isinstance(run.files, LocalFiles) or secret.startswith(("data:", "engine:", "store:")):
-        run.audit.unknown("TLS-09", f"{file}: whether the key belongs to it can be asked only where the files lie")
+        run.unknown("TLS-09", f"{file}: whether the key belongs to it can be asked only where the files lie")
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -153,9 +153,9 @@ def _belongs(run: Run, file: str, secret: str, item: Directive) -> None:
         if "MISMATCH" in str(error).upper().replace(" ", "_"):
             run.find("TLS-09", item, f"{show(item)}: the key does not belong to it")
         else:
-            run.audit.unknown("TLS-09", f"{secret}: the key cannot be loaded")
+            run.unknown("TLS-09", f"{secret}: the key cannot be loaded")
     except (OSError, ValueError):
-        run.audit.unknown("TLS-09", f"{secret}: the key cannot be read")
+        run.unknown("TLS-09", f"{secret}: the key cannot be read")
 
 
 def _keys(run: Run) -> None:
@@ -173,16 +173,16 @@ def _keys(run: Run) -> None:
             continue
         names = paths(run, item)
         if names is None:
-            run.audit.unknown("TLS-11", f"{item.where}: which file it is depends on the request")
+            run.unknown("TLS-11", f"{item.where}: which file it is depends on the request")
             continue
         for name in names:
             path = run.lies(name)
             if not run.policy.modes or not run.files.knows(path):
-                run.audit.unknown("TLS-11", f"{path}: owner and mode are not known here")
+                run.unknown("TLS-11", f"{path}: owner and mode are not known here")
                 continue
             info = run.files.stat(path)
             if info is None:
-                run.audit.unknown("TLS-11", f"{path} does not exist")
+                run.unknown("TLS-11", f"{path} does not exist")
                 continue
             run.audit.decide("TLS-11")
             if info.mode & 0o037:

@@ -60,7 +60,7 @@ def judge(run: Run) -> None:
     for gap in run.tree.gaps:
         if gap.lua:
             for check in ("NGX-20", "NGX-13"):
-                run.audit.unknown(check, f"{gap.where}: {gap.what} holds code, which is not judged")
+                run.unknown(check, f"{gap.where}: {gap.what} holds code, which is not judged")
 
 
 # -- NGX-19 -----------------------------------------------------------------------------------------------------------
@@ -269,8 +269,10 @@ def _written_out(run: Run, text: str, at: Directive, depth: int = 0) -> list[tup
     near = run.values.sets_before(name, at)
     options = [(item.args[1], item) for item in near]
     for table in run.values.maps.get(name, ()):
-        options += [(result, at) for _, result, _ in table.entries if "/" in result and "$" in result]
-    if not options or len(options) > 16 or (run.values.maps.get(name) and not near and len(options) < 1):
+        # A large map is judged as a whole, by what its variable can hold.
+        entries = table.entries if len(table.entries) <= 32 else []
+        options += [(result, at) for _, result, _ in entries if "/" in result and "$" in result]
+    if not options or len(options) > 8:
         return [(text, at)]
     if not near:
         # The other entries of the map are judged by what they can hold.

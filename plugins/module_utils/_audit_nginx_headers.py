@@ -55,48 +55,40 @@ def judge(run: Run) -> None:
 
 
 def _replaced(run: Run) -> None:
+    model = run.model
     for name in REPLACED:
         levels: dict[int, Directive] = {}
-        for item in run.model.walk(name):
+        for item in model.walk(name):
             if item.parent is not None:
                 levels[id(item.parent)] = item.parent
-        names: dict[int, dict[str, Directive]] = {
-            key: {item.args[0].lower(): item for item in level.find(name) if item.args} for key, level in levels.items()
-        }
-        for key, level in levels.items():
-            mode = run.model.value(level, f"{name}_inherit", "on") if name in ("add_header", "add_trailer") else "on"
-            if mode == "merge":
-                continue
-            outer = next((upper for upper in level.chain() if upper is not level and id(upper) in names), None)
-            if outer is None:
-                continue
-            lost = [header for header in names[id(outer)] if header not in names[key]]
-            _report(run, name, level, outer, [names[id(outer)][header] for header in lost])
+        grave: dict[int, set[str]] = {}
+        for level in levels.values():
+            mode = model.value(level, f"{name}_inherit", "on") if name in ("add_header", "add_trailer") else "on"
+            if mode != "merge":
+                outer = next((upper for upper in level.chain() if upper is not level and id(upper) in levels), None)
+                if outer is not None and not (name == "add_header" and level.find("more_set_headers")):
+                    _report(run, name, level, outer, level.find(name)[0], grave)
         if name in ("add_header", "add_trailer"):
-            for item in run.model.walk(f"{name}_inherit"):
+            for item in model.walk(f"{name}_inherit"):
                 # off without a line of its own loses everything.
                 if item.args == ("off",) and item.parent is not None and id(item.parent) not in levels:
-                    outer = next((upper for upper in item.parent.chain() if id(upper) in names), None)
+                    outer = next((upper for upper in item.parent.chain() if id(upper) in levels), None)
                     if outer is not None:
-                        _report(run, name, item.parent, outer, list(names[id(outer)].values()), item)
+                        _report(run, name, item.parent, outer, item, grave)
 
 
-def _report(
-    run: Run, name: str, level: Directive, outer: Directive, lost: list[Directive], at: Directive | None = None
-) -> None:
-    if not lost:
+def _report(run: Run, name: str, level: Directive, outer: Directive, at: Directive, grave: dict[int, set[str]]) -> None:
+    theirs, kept = run.model.named(outer, name), run.model.named(level, name)
+    both = theirs.keys() & kept.keys()
+    count = len(theirs) - len(both)
+    if not count:
         return
-    kept = "more_set_headers" if name == "add_header" and level.find("more_set_headers") else ""
-    shown = ", ".join(item.args[0] for item in lost[:6]) + (f" and {len(lost) - 6} more" if len(lost) > 6 else "")
-    grave = any(_matters(name, item) for item in lost)
-    first = at or level.find(name)[0]
-    if not kept:
-        run.find(
-            "NGX-18",
-            first,
-            f"{name} here silences those of {outer.name} at {outer.where}: {shown}",
-            severity=None if grave else "low",
-        )
+    if id(outer) not in grave:
+        grave[id(outer)] = {header for header, items in theirs.items() if any(_matters(name, item) for item in items)}
+    lost = (items[0].args[0] for header, items in theirs.items() if header not in both)
+    shown = ", ".join(word for word, _ in zip(lost, range(6))) + (f" and {count - 6} more" if count > 6 else "")
+    severity = None if grave[id(outer)] - both else "low"
+    run.find("NGX-18", at, f"{name} here silences those of {outer.name} at {outer.where}: {shown}", severity=severity)
 
 
 def _matters(name: str, item: Directive) -> bool:
@@ -126,9 +118,11 @@ def _written(run: Run) -> None:
 # -- what servers send ------------------------------------------------------------------------------------------------
 
 
-def _more(block: Directive) -> dict[str, str]:
+def _more(run: Run, block: Directive) -> dict[str, str]:
     """more_set_headers "Name: value" of this level and the ones around: they add up, and go with every answer."""
     out: dict[str, str] = {}
+    if run.model.present.isdisjoint(("security_headers", "more_set_headers")):
+        return out
     for level in reversed(list(block.chain())):
         for item in level.find("security_headers"):
             # The module of that name sends these, with its own defaults.
@@ -145,32 +139,26 @@ class _Sent:
     """The headers that apply at one place."""
 
     def __init__(self, run: Run, block: Directive, levels: tuple[Directive, ...]):
-        self.levels = levels
-        self.lines: dict[str, list[Directive]] = {}
-        for level in levels:
-            for item in level.find("add_header"):
-                if item.args:
-                    self.lines.setdefault(item.args[0].lower(), []).append(item)
-        self.more = _more(block)
-        #: What outer levels would have sent; its loss is NGX-18.
-        self.outer = {
-            item.args[0].lower()
-            for level in block.chain()
-            if level not in levels
-            for item in level.find("add_header")
-            if item.args
-        }
+        self.run, self.block, self.levels = run, block, levels
+        self.more = _more(run, block)
+
+    def lines(self, name: str) -> list[Directive]:
+        return [item for level in self.levels for item in self.run.model.named(level, "add_header").get(name, ())]
+
+    def lost(self, name: str) -> bool:
+        """Whether an outer level would have sent it; that it does not arrive is NGX-18."""
+        return not self.has(name) and self.run.model.somewhere(self.block, "add_header", name)
 
     def always(self, name: str) -> bool:
-        return name in self.more or all(item.args[-1] == "always" for item in self.lines.get(name, ()))
+        return name in self.more or all(item.args[-1] == "always" for item in self.lines(name))
 
     def value(self, name: str) -> list[str]:
         if name in self.more:
             return [self.more[name]]
-        return [item.args[1] if len(item.args) > 1 else "" for item in self.lines.get(name, ())]
+        return [item.args[1] if len(item.args) > 1 else "" for item in self.lines(name)]
 
     def has(self, name: str) -> bool:
-        return name in self.lines or name in self.more
+        return name in self.more or bool(self.lines(name))
 
     @property
     def key(self) -> tuple:
@@ -199,20 +187,23 @@ def _sent(run: Run) -> None:
         run.audit.not_applicable("TLS-07", "another proxy ends TLS")
     else:
         run.audit.not_applicable("TLS-07", "no server answers over TLS")
+    over_tls = {id(server) for server in tls}
     for server in run.outside():
         documents = _answers(run, server)
         for place in documents:
             if isinstance(place, Location) and "well-known/acme" in place.path:
                 continue
             sent = _Sent(run, place.block, run.model.header_levels(place.block))
-            key = (sent.key, id(server) if not sent.levels and not sent.more else 0, server in tls)
+            key = (sent.key, id(server) if not sent.levels and not sent.more else 0, id(server) in over_tls)
             if key in seen:
                 continue
             seen.add(key)
             at = sent.levels[-1].find("add_header")[0] if sent.levels else server
-            _security(run, at, sent)
-            _policy(run, at, sent)
-        if server in tls:
+            if not run.full("NGX-16"):
+                _security(run, at, sent)
+            if not run.full("NGX-17"):
+                _policy(run, at, sent)
+        if id(server) in over_tls:
             _hsts(run, server, documents, seen)
     for server in run.model.servers:
         if not any(listen.ssl for listen in server.listens) and server.outside:
@@ -220,7 +211,7 @@ def _sent(run: Run) -> None:
 
 
 def _place(sent: _Sent, name: str, at: Directive | Server) -> Directive | Server:
-    return sent.lines[name][0] if sent.lines.get(name) else at
+    return (sent.lines(name) or [at])[0]
 
 
 def _texts(run: Run, values: list[str], tls: bool | None = None) -> list[str | None]:
@@ -247,7 +238,7 @@ def _security(run: Run, at: Directive | Server, sent: _Sent) -> None:
                 if not texts:
                     continue
         if not sent.has(name) or not texts:
-            if name not in sent.outer or sent.has(name):
+            if not sent.lost(name):
                 missing.append(shown)
         elif not all(text is None or good(text) for text in texts):
             run.find(
@@ -269,8 +260,8 @@ def _security(run: Run, at: Directive | Server, sent: _Sent) -> None:
 def _policy(run: Run, at: Directive | Server, sent: _Sent) -> None:
     texts = [text for text in _texts(run, sent.value(CSP)) if text != ""]
     if not texts:
-        if CSP not in sent.outer or sent.has(CSP):
-            reports = "content-security-policy-report-only" in sent.lines
+        if not sent.lost(CSP):
+            reports = bool(sent.lines("content-security-policy-report-only"))
             run.find(
                 "NGX-17",
                 at,
@@ -309,7 +300,7 @@ def _hsts(run: Run, server: Server, documents: list[Server | Location], seen: se
         seen.add(key)
         at = _place(sent, HSTS, sent.levels[-1].find("add_header")[0] if sent.levels else server)
         if not sent.has(HSTS):
-            if HSTS not in sent.outer:
+            if not sent.lost(HSTS):
                 run.find("TLS-07", at, "Strict-Transport-Security is not sent")
             continue
         if len(sent.value(HSTS)) > 1:
@@ -328,15 +319,12 @@ def _hsts_without_tls(run: Run, server: Server, seen: set[tuple]) -> None:
     for place in run.model.places(server):
         levels = run.model.header_levels(place.block)
         for level in levels:
-            for item in level.find("add_header"):
-                if (
-                    len(item.args) > 1
-                    and item.args[0].lower() == HSTS
-                    and any(text != "" for text in _texts(run, [item.args[1]], False))
-                ):
-                    if ("plain", id(item)) not in seen and not _only_tls_below(run, item):
-                        seen.add(("plain", id(item)))
-                        run.find("TLS-07", item, f"sent without TLS by {server.label}", severity="low")
+            for item in run.model.named(level, "add_header").get(HSTS, ()):
+                if ("plain", id(item)) in seen or len(item.args) < 2:
+                    continue
+                seen.add(("plain", id(item)))
+                if any(text != "" for text in _texts(run, [item.args[1]], False)) and not _only_tls_below(run, item):
+                    run.find("TLS-07", item, f"sent without TLS by {server.label}", severity="low")
 
 
 def _only_tls_below(run: Run, item: Directive) -> bool:

@@ -11,7 +11,7 @@ import re
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_model import condition, variables
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_parse import Directive
-from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_regex import LOWER, Regex
+from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_regex import LOWER, Regex, TooHard
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_run import Run, show
 
 OPEN, END, LETTERS = "`", "\x00", LOWER
@@ -53,7 +53,7 @@ def judge(run: Run) -> None:
             run.find("NGX-20", item, f"{show(item)} with credentials", severity="low")
 
 
-def _echoes(run: Run, word: str, item: Directive) -> bool:
+def _echoes(run: Run, word: str, item: Directive, depth: int = 0) -> bool:
     """Whether the variable can be any origin at all: itself, or the default of a map."""
     if word.lower() == "http_origin":
         level = item.parent
@@ -92,6 +92,11 @@ def _origin(run: Run, at: Directive, source: str, pattern: str, caseless: bool) 
         return
     grave = None if kind == "http_origin" else "medium"
     problem, severity = "", grave
+    try:
+        run.model.budget.spend(20 * len(pattern))
+    except TooHard as error:
+        run.unknown("NGX-20", str(error))
+        return
     for sample in _samples(regex):
         found = _foreign(sample, kind == "http_origin", regex.anchored())
         if found:

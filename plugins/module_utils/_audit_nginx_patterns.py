@@ -187,7 +187,7 @@ def _patterns(run: Run) -> None:
             if key in model.bad_regexes:
                 run.find("NGX-22", item, f"the pattern does not compile: {model.bad_regexes[key]}")
             else:
-                run.audit.unknown("NGX-22", model.hard_regexes.get(key, "a pattern could not be read"))
+                run.unknown("NGX-22", model.hard_regexes.get(key, "a pattern could not be read"))
             continue
         if client:
             if key not in risks:
@@ -195,7 +195,7 @@ def _patterns(run: Run) -> None:
                     risks[key] = regex.risk()
                 except TooHard as error:
                     risks[key] = ""
-                    run.audit.unknown("NGX-22", str(error))
+                    run.unknown("NGX-22", str(error))
             if risks[key]:
                 severity = "low" if risks[key] == "quadratic" else None
                 run.find(

@@ -72,16 +72,14 @@ def _version_told(run: Run) -> None:
             kind = (model.answer(place)[1] or place.block).name.removesuffix("_pass")
             if kind == "memcached":
                 continue
-            names = [item.args[0].lower() for item in model.values(place.block, f"{kind}_hide_header") if item.args]
-            outer = [item for level in place.block.chain() for item in level.find(f"{kind}_hide_header")]
             # What an outer level hides and this one does not is NGX-18.
-            if "x-powered-by" in names or any(item.args and item.args[0].lower() == "x-powered-by" for item in outer):
+            if model.somewhere(place.block, f"{kind}_hide_header", "x-powered-by"):
                 continue
             # Clearing it on the way out does as well.
             if any(
                 "x-powered-by" in " ".join(item.args).lower()
                 for level in place.block.chain()
-                for item in level.find("more_clear_headers")
+                for item in level.find("more_clear_headers")[:50]
             ):
                 continue
             if id(server) not in told:
@@ -188,7 +186,7 @@ def _default_servers(run: Run) -> None:
 
 def _ports(run: Run) -> None:
     if run.policy.ports is None:
-        run.audit.unknown("NGX-06", "no ports were declared")
+        run.unknown("NGX-06", "no ports were declared")
         return
     run.audit.decide("NGX-06")
     listens = [(server.block, listen) for server in run.model.servers for listen in server.listens]
@@ -276,7 +274,7 @@ def _zones(run: Run, name: str) -> dict[str, tuple[str, float, Directive]]:
 def _limit(run: Run, rule: Directive, name: str, zones: dict) -> str:
     """Why a limit_req or limit_conn limits nothing; empty when it does limit."""
     words = dict(word.partition("=")[::2] for word in rule.args)
-    zone = words.get("zone", "") if name == "limit_req" else (rule.args[0] if rule.args else "")
+    zone = _zone(rule, name)
     if zone not in zones:
         return ""
     key, rate, _ = zones[zone]
@@ -326,7 +324,7 @@ def _limits(run: Run, check: str, name: str) -> None:
                 limited += 1
                 continue
             if model.has_code(place.block):
-                run.audit.unknown(check, f"{place.label}: code may limit there")
+                run.unknown(check, f"{place.label}: code may limit there")
                 continue
             rules = model.values(place.block, name)
             dry = model.effective(place.block, f"{name}_dry_run")
@@ -353,22 +351,25 @@ def _limits(run: Run, check: str, name: str) -> None:
 
 def _good(run: Run, block: Directive, name: str, zones: dict, reasons: dict[int, str]) -> bool:
     """Whether one rule that applies in the block really limits."""
-    model = run.model
-    if model.value(block, f"{name}_dry_run") == "on":
+    if run.model.value(block, f"{name}_dry_run") == "on":
         return False
-    good = False
-    for rule in model.values(block, name):
-        if id(rule) not in reasons:
+    rules = run.model.values(block, name)
+    if not rules:
+        return False
+    key = -id(rules[0].parent)
+    if key not in reasons:
+        good = False
+        for rule in rules:
             reasons[id(rule)] = _limit(run, rule, name, zones)
-        zone = (
-            next((word[5:] for word in rule.args if word.startswith("zone=")), "")
-            if name == "limit_req"
-            else rule.args[0]
-            if rule.args
-            else ""
-        )
-        good = good or (not reasons[id(rule)] and zone in zones)
-    return good
+            good = good or (not reasons[id(rule)] and _zone(rule, name) in zones)
+        reasons[key] = "good" if good else ""
+    return bool(reasons[key])
+
+
+def _zone(rule: Directive, name: str) -> str:
+    if name == "limit_req":
+        return next((word[5:] for word in rule.args if word.startswith("zone=")), "")
+    return rule.args[0] if rule.args else ""
 
 
 def _referred(run: Run) -> dict[tuple[int, str], list[Directive]]:
@@ -402,42 +403,46 @@ def _sockets(run: Run) -> None:
 # -- logs and addresses -----------------------------------------------------------------------------------------------
 
 
-def _unlogged(run: Run, place: Server | Location) -> Directive | None:
+def _unlogged(run: Run, place: Server | Location, known: dict[int, bool]) -> Directive | None:
     """The access_log that switches logging off here."""
     logs = run.model.values(place.block, "access_log")
-    if logs and all(item.args and item.args[0] in ("off", "/dev/null") for item in logs):
-        return logs[0]
-    return None
+    if logs and id(logs[0]) not in known:
+        known[id(logs[0])] = all(item.args and item.args[0] in ("off", "/dev/null") for item in logs)
+    return logs[0] if logs and known[id(logs[0])] else None
+
+
+def _only_shows_counters(run: Run, server: Server) -> bool:
+    """Whether a server has status pages and refuses the rest, so that there is nothing to log."""
+    model = run.model
+    kinds = {STATUS if model.closed(place.block) else model.answer(place)[0] for place in model.places(server)}
+    return STATUS in kinds and kinds <= {STATUS, REFUSE}
 
 
 def _logs(run: Run) -> None:
     run.audit.decide("NGX-14")
     model = run.model
+    known: dict[int, bool] = {}
+    counters = {id(server) for server in model.servers if _only_shows_counters(run, server)}
+    beside = {key for key, users in model.sockets.items() if any(id(server) in counters for server, _ in users)}
     for server in run.outside():
+        if id(server) in counters:
+            continue
+        refusing = all(model.answer(place)[0] == REFUSE for place in model.places(server))
+        if refusing and any(listen.key in beside for listen in server.listens):
+            # The default server of a socket that is for counters only.
+            continue
         for place in (*model.places(server), server):
-            off = _unlogged(run, place)
+            off = _unlogged(run, place, known)
             if off is None:
                 continue
             kind, _ = model.answer(place)
             name = place.path if isinstance(place, Location) else ""
-            if (
-                kind == STATUS
-                or model.closed(place.block)
-                or (name and _QUIET.search(name))
-                or (isinstance(place, Location) and place.internal)
-            ):
-                continue
-            inner = [
-                model.answer(other)[0] if not model.closed(other.block) else STATUS for other in model.places(server)
-            ]
-            # A server that only refuses and shows counters has nothing to log.
-            if STATUS in inner and set(inner) <= {STATUS, REFUSE}:
+            inside = isinstance(place, Location) and place.internal
+            if kind == STATUS or model.closed(place.block) or (name and _QUIET.search(name)) or inside:
                 continue
             if kind == REFUSE and off.parent is not place.block:
                 continue
             if place is server and kind == STATIC and model.everything(server):
-                continue
-            if kind == REFUSE and _refuses_everything(run, server) and _beside_status(run, server):
                 continue
             run.find("NGX-14", off, show(off))
     formats = {item.args[0]: item for item in model.walk("log_format") if item.args}
@@ -466,20 +471,6 @@ def errors(run: Run) -> None:
             run.find("NGX-14", item, f"{show(item)}: errors are lost")
 
 
-def _refuses_everything(run: Run, server: Server) -> bool:
-    return all(run.model.answer(place)[0] == REFUSE for place in run.model.places(server))
-
-
-def _beside_status(run: Run, server: Server) -> bool:
-    """Whether another server of the same socket is for status pages only, so that this one is its default."""
-    for listen in server.listens:
-        for other, _ in run.model.sockets[listen.key]:
-            kinds = [run.model.answer(place)[0] for place in run.model.places(other)]
-            if STATUS in kinds and set(kinds) <= {STATUS, REFUSE}:
-                return True
-    return False
-
-
 def _wide(text: str) -> bool:
     if text == "all":
         return True
@@ -498,14 +489,13 @@ def _addresses(run: Run) -> None:
     for item in model.walk("set_real_ip_from"):
         if item.args and _wide(item.args[0]):
             run.find("NGX-15", item, f"{show(item)}: everybody may say who he is", severity="high")
+    # A list below the header's level makes use of it as well.
+    using = {id(level) for item in model.walk("set_real_ip_from") for level in item.chain()}
     for item in model.walk("real_ip_header"):
         if (
             item.parent is not None
+            and id(item.parent) not in using
             and not model.values(item.parent, "set_real_ip_from")
-            and not any(
-                other.parent is not None and item.parent in list(other.parent.chain())
-                for other in model.walk("set_real_ip_from")
-            )
         ):
             run.find("NGX-15", item, f"{show(item)} does nothing without set_real_ip_from", severity="low")
     told: set[tuple] = set()
@@ -516,19 +506,17 @@ def _addresses(run: Run) -> None:
                 continue
             trusted = run.policy.behind_proxy or bool(model.values(place.block, "set_real_ip_from"))
             own = model.values(place.block, "proxy_set_header")
-            given = {rule.args[0].lower(): rule for rule in own if len(rule.args) == 2}
-            outer = {
-                rule.args[0].lower()
-                for level in place.block.chain()
-                for rule in level.find("proxy_set_header")
-                if rule.args
-            }
             lacking = []
             for header in ("X-Forwarded-For", "X-Real-IP"):
-                rule = given.get(header.lower())
+                rules = (
+                    model.named(own[0].parent, "proxy_set_header").get(header.lower())
+                    if own and own[0].parent
+                    else None
+                )
+                rule = next((one for one in reversed(rules or ()) if len(one.args) == 2), None)
                 if rule is None:
                     # What an outer level sets and this one lost is NGX-18.
-                    if header.lower() not in outer:
+                    if not model.somewhere(place.block, "proxy_set_header", header.lower()):
                         lacking.append(header)
                     continue
                 chosen = [

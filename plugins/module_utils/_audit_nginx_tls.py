@@ -12,7 +12,7 @@ import binascii
 import re
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Unreadable
-from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_ciphers import expand
+from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_ciphers import offered
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_model import (
     FIXED,
     REDIRECT,
@@ -130,10 +130,15 @@ def _harmless(run: Run, place: Server | Location, kind: str, item: Directive | N
 
 def commands(run: Run, block: Directive) -> dict[str, tuple[str, Directive]]:
     """ssl_conf_command lines that apply here, by name in lower case; the last one counts."""
+    items = run.model.values(block, "ssl_conf_command")
+    if not items or items[0].parent is None:
+        return {}
+    named = run.model.named(items[0].parent, "ssl_conf_command")
+    wanted = ("protocol", "minprotocol", "ciphersuites", "cipherstring", "curves", "groups", "options", "dhparameters")
     return {
-        item.args[0].lower(): (item.args[1], item)
-        for item in run.model.values(block, "ssl_conf_command")
-        if len(item.args) == 2
+        name: (named[name][-1].args[1], named[name][-1])
+        for name in wanted
+        if name in named and len(named[name][-1].args) == 2
     }
 
 
@@ -189,18 +194,15 @@ def _protocols(run: Run, server: Server) -> None:
         run.find("TLS-02", at or server, "TLS 1.2 is accepted, and the profile is modern", severity="low")
 
 
-def suites(run: Run, block: Directive) -> tuple[list, int | None, Directive | None]:
-    """The suites for TLS 1.2 that nginx can offer here, the security level, and the directive."""
+def suites(run: Run, block: Directive) -> tuple[tuple, int | None, tuple, Directive | None]:
+    """The suites for TLS 1.2 that nginx can offer here, the security level, the weak ones, and the directive."""
     given = commands(run, block)
     at = run.model.effective(block, "ssl_ciphers")
     text = at.args[0] if at and at.args else DEFAULT_CIPHERS
     if "cipherstring" in given:
         text, at = given["cipherstring"]
-    chosen, level = expand(text)
-    if run.model.effective(block, "ssl_dhparam") is None and "dhparameters" not in given:
-        # Without parameters nginx offers no finite-field exchange.
-        chosen = [suite for suite in chosen if suite.exchange != "DHE"]
-    return chosen, level, at
+    finite = run.model.effective(block, "ssl_dhparam") is not None or "dhparameters" in given
+    return *offered(text, finite), at
 
 
 def _ciphers(run: Run, server: Server) -> None:
@@ -220,10 +222,9 @@ def _ciphers(run: Run, server: Server) -> None:
     versions, _ = protocols(run, server.block)
     if versions is not None and set(versions) <= {"TLSv1.3"} and "protocol" not in given:
         return
-    chosen, level, at = suites(run, server.block)
+    chosen, level, weak, at = suites(run, server.block)
     if level == 0:
         run.find("TLS-03", at or server, "@SECLEVEL=0 allows keys and signatures of any size")
-    weak = [suite for suite in chosen if suite.weakness]
     if not chosen:
         run.find(
             "TLS-03",
@@ -274,8 +275,8 @@ def _sessions(run: Run, server: Server) -> None:
     given = commands(run, block)
     _parameters(run, server)
     prefers = model.effective(block, "ssl_prefer_server_ciphers")
-    chosen, _, _ = suites(run, block)
-    if prefers is not None and prefers.args == ("on",) and not any(suite.weakness for suite in chosen):
+    _, _, weak, _ = suites(run, block)
+    if prefers is not None and prefers.args == ("on",) and not weak:
         run.find("TLS-05", prefers, f"{show(prefers)}, though every suite is strong")
     tickets = model.effective(block, "ssl_session_tickets")
     cache = model.effective(block, "ssl_session_cache")
@@ -313,15 +314,15 @@ def _parameters(run: Run, server: Server) -> None:
         return
     path = run.lies(at.args[0])
     if not run.files.knows(path):
-        run.audit.unknown("TLS-05", f"{path} was not handed over")
+        run.unknown("TLS-05", f"{path} was not handed over")
         return
     try:
         bits = dh_bits(run.files.text(path, 1 << 16))
     except Unreadable as error:
-        run.audit.unknown("TLS-05", f"{path} {error.what}")
+        run.unknown("TLS-05", f"{path} {error.what}")
         return
     if bits is None:
-        run.audit.unknown("TLS-05", f"{path} holds no parameters that can be read")
+        run.unknown("TLS-05", f"{path} holds no parameters that can be read")
     elif bits < 2048:
         run.find("TLS-05", at, f"{show(at)}: {bits} bits", severity="medium")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,10 @@ SUITES = _table()
 BY_NAME = {suite.name: suite for suite in SUITES}
 
 
-def _selects(word: str, suite: Suite) -> bool:
-    """Whether one word of a cipher list stands for the suite."""
-    if word == suite.name:
-        return True
-    s = suite
-    rules = {
+@lru_cache(maxsize=256)
+def _rules(s: Suite) -> dict[str, bool]:
+    """Whether each word of a cipher list stands for the suite."""
+    return {
         "ALL": s.cipher != "NULL", "COMPLEMENTOFALL": s.cipher == "NULL", "COMPLEMENTOFDEFAULT": s.auth == "NULL" and s.cipher != "NULL",
         "HIGH": s.bits >= 128 and s.cipher not in ("RC4", "SEED", "IDEA", "RC2") or s.cipher == "3DES", "MEDIUM": s.cipher in ("RC4", "SEED", "IDEA", "RC2") and s.bits >= 128,
         "LOW": s.cipher == "DES" and s.bits == 56, "EXP": s.bits == 40, "EXPORT": s.bits == 40, "EXPORT40": s.bits == 40, "eNULL": s.cipher == "NULL", "NULL": s.cipher == "NULL",
@@ -156,25 +155,32 @@ def _selects(word: str, suite: Suite) -> bool:
         "SUITEB128": s.name in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"), "SUITEB192": s.name == "ECDHE-ECDSA-AES256-GCM-SHA384",
         "SUITEB128ONLY": s.name == "ECDHE-ECDSA-AES128-GCM-SHA256", "SUITEB128C2": s.name == "ECDHE-ECDSA-AES128-GCM-SHA256",
     }  # fmt: skip
-    return rules.get(word, False)
 
 
-_SELECTED: dict[str, frozenset[str]] = {}
+_WORDS: dict[str, frozenset[str]] = {}
+
+
+def _of_word(word: str) -> frozenset[str]:
+    """The names of the suites one word stands for."""
+    if not _WORDS:
+        for suite in SUITES:
+            _WORDS[suite.name] = frozenset((suite.name,))
+        for name in _rules(SUITES[0]):
+            _WORDS[name] = frozenset(suite.name for suite in SUITES if _rules(suite)[name])
+    return _WORDS.get(word, frozenset())
 
 
 def selected(word: str) -> frozenset[str]:
     """The names of the suites a word with + between its parts stands for."""
-    if word not in _SELECTED:
-        if len(_SELECTED) > 4096:
-            _SELECTED.clear()
-        names = frozenset(BY_NAME)
-        for part in word.split("+"):
-            names &= frozenset(name for name in names if _selects(part, BY_NAME[name]))
-        _SELECTED[word] = names
-    return _SELECTED[word]
+    first, *rest = word.split("+")
+    names = _of_word(first)
+    for part in rest:
+        names &= _of_word(part)
+    return names
 
 
-def expand(text: str) -> tuple[list[Suite], int | None]:
+@lru_cache(maxsize=256)
+def expand(text: str) -> tuple[tuple[Suite, ...], int | None]:
     """The suites of a list in their order, and the security level it sets, if any.
 
     Suites that newer OpenSSL leaves out of its build are kept: what a list asks for is judged, not one machine's build.
@@ -211,4 +217,16 @@ def expand(text: str) -> tuple[list[Suite], int | None]:
                 for suite in SUITES
                 if suite.name in names and suite.name not in dead and suite.name not in have
             ]
-    return [BY_NAME[name] for name in chosen], level
+    return tuple(BY_NAME[name] for name in chosen), level
+
+
+@lru_cache(maxsize=256)
+def offered(text: str, finite: bool) -> tuple[tuple[Suite, ...], int | None, tuple[Suite, ...]]:
+    """The suites of a list that a server can offer, the security level, and those of the suites that are weak.
+
+    finite: whether there are parameters for a finite-field exchange; nginx offers none without.
+    """
+    chosen, level = expand(text)
+    if not finite:
+        chosen = tuple(suite for suite in chosen if suite.exchange != "DHE")
+    return chosen, level, tuple(suite for suite in chosen if suite.weakness)

@@ -15,6 +15,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_parse import Directive, Tree
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_regex import Budget, Regex, RegexError, TooHard
@@ -23,7 +24,20 @@ PASSES = ("proxy_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass", "grpc_pass", 
 #: Blocks inside a location that are levels of their own without being a location.
 INNER = ("if", "limit_except")
 
+_CODE = re.compile(r"(access|content|rewrite|server_rewrite)_by_lua|js_content$|js_access$|perl$|perl_handler")
+
 REFUSE, REDIRECT, FIXED, STATUS, PASS, STATIC = "refuse", "redirect", "fixed", "status", "pass", "static"
+
+
+@lru_cache(maxsize=1024)
+def reachable(address: str) -> bool:
+    """Whether an address is more than loopback or a unix socket."""
+    if address == "*":
+        return True
+    try:
+        return not ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address != "localhost" and not address.startswith("unix:")
 
 
 @dataclass(frozen=True)
@@ -48,12 +62,7 @@ class Listen:
     @property
     def outside(self) -> bool:
         """Whether somebody on another machine can reach it."""
-        if self.unix:
-            return False
-        try:
-            return not ipaddress.ip_address(self.address.strip("[]")).is_loopback
-        except ValueError:
-            return self.address != "localhost"
+        return reachable(self.address)
 
     def __str__(self) -> str:
         return self.address if self.unix else f"{self.address}:{self.port}"
@@ -114,17 +123,17 @@ class Server:
     locations: list[Location] = field(default_factory=list)
     top: list[Location] = field(default_factory=list)
 
-    @property
+    @cached_property
     def label(self) -> str:
         name = next((name for name in self.names if name not in ("", "_")), "")
         ports = ",".join(sorted({str(listen.port) if not listen.unix else "unix" for listen in self.listens}))
         return f"server {name} ({ports})" if name else f"server of port {ports}"
 
-    @property
+    @cached_property
     def tls(self) -> bool:
         return any(listen.ssl for listen in self.listens)
 
-    @property
+    @cached_property
     def outside(self) -> bool:
         return any(listen.outside for listen in self.listens)
 
@@ -180,12 +189,25 @@ class Model:
 
     def __init__(self, tree: Tree, plain_port: int = 80):
         self.tree, self.root = tree, tree.root
+        self._by_name: dict[str, list[Directive]] = {}
+        for item in tree.root.walk():
+            self._by_name.setdefault(item.name, []).append(item)
+        #: Names that occur at all, so that nobody looks for the others.
+        self.present = frozenset(self._by_name)
+        self._passes = tuple(name for name in PASSES if name in self.present)
         self.https = tree.root.find("http")
         self.budget = Budget()
         self._regexes: dict[tuple[str, bool], Regex | None] = {}
         self.bad_regexes: dict[tuple[str, bool], str] = {}
         self.hard_regexes: dict[tuple[str, bool], str] = {}
         self._headers: dict[tuple[str, int], tuple[Directive, ...]] = {}
+        self._lists: dict[tuple, list[Directive]] = {}
+        self._named: dict[tuple[str, int], dict[str, list[Directive]]] = {}
+        self._places: dict[int, list[Server | Location]] = {}
+        self._code: set[int] | None = None
+        self._defaults: dict[tuple, tuple[Server, Listen]] = {}
+        self._own_names: dict[int, bool] = {}
+        self._closed: dict[int, bool] = {}
         self.servers: list[Server] = []
         self.owner: dict[int, Server | Location] = {}
         for http in self.https:
@@ -250,6 +272,8 @@ class Model:
 
     def effective(self, block: Directive, name: str) -> Directive | None:
         """The directive whose value applies in a block."""
+        if name not in self.present:
+            return None
         for level in block.chain():
             found = level.find(name)
             if found:
@@ -262,21 +286,49 @@ class Model:
 
     def values(self, block: Directive, *names: str) -> list[Directive]:
         """A list that is replaced as a whole: all entries of the innermost level that has any, in their order."""
+        if self.present.isdisjoint(names):
+            return []
         for level in block.chain():
-            found = level.find(names[0]) if len(names) == 1 else [item for name in names for item in level.find(name)]
+            found = level.find(names[0]) if len(names) == 1 else self._merged(level, names)
             if found:
-                return found if len(names) == 1 else sorted(found, key=self._order(level))
+                return found
         return []
 
-    @staticmethod
-    def _order(level: Directive):
-        numbers = {id(child): number for number, child in enumerate(level.block or ())}
-        return lambda item: numbers[id(item)]
+    def _merged(self, level: Directive, names: tuple[str, ...]) -> list[Directive]:
+        """The entries of several names of one level, in their order."""
+        key = (names, id(level))
+        if key not in self._lists:
+            wanted = [name for name in names if level.find(name)]
+            self._lists[key] = (
+                level.find(wanted[0])
+                if len(wanted) == 1
+                else [item for item in level.block or () if wanted and item.name in names]
+            )
+        return self._lists[key]
+
+    def named(self, level: Directive, name: str) -> dict[str, list[Directive]]:
+        """The entries of a list of headers on one level, by the name of the header in lower case."""
+        key = (name, id(level))
+        if key not in self._named:
+            out: dict[str, list[Directive]] = {}
+            for item in level.find(name):
+                if item.args:
+                    out.setdefault(item.args[0].lower(), []).append(item)
+            self._named[key] = out
+        return self._named[key]
+
+    def somewhere(self, block: Directive, name: str, header: str) -> bool:
+        """Whether a header is in the list of this level or of one around it."""
+        return name in self.present and any(
+            header in self.named(level, name) for level in block.chain() if level.find(name)
+        )
 
     def header_levels(self, block: Directive, name: str = "add_header") -> tuple[Directive, ...]:
         """The levels whose add_header lines are sent from here, the outermost first (add_header_inherit since 1.29.3)."""
         missing: list[Directive] = []
         known: tuple[Directive, ...] = ()
+        if name not in self.present:
+            return known
         for level in block.chain():
             if (name, id(level)) in self._headers:
                 known = self._headers[name, id(level)]
@@ -317,10 +369,10 @@ class Model:
 
     def passes(self, block: Directive) -> list[Directive]:
         """The directives that hand a request on from this block, also from an if or limit_except in it."""
-        out = [item for name in PASSES for item in block.find(name)]
+        out = [item for name in self._passes for item in block.find(name)]
         for kind in INNER:
             for inner in block.find(kind):
-                out.extend(item for name in PASSES for item in inner.find(name))
+                out.extend(item for name in self._passes for item in inner.find(name))
         return out
 
     def answer(self, place: Server | Location) -> tuple[str, Directive | None]:
@@ -368,14 +420,9 @@ class Model:
 
     def has_code(self, block: Directive) -> bool:
         """Whether code in Lua, Perl or JavaScript may answer or forbid here."""
-        for level in block.chain():
-            for child in level.block or ():
-                if re.match(
-                    r"(access|content|rewrite|server_rewrite)_by_lua|js_content$|js_access$|perl$|perl_handler",
-                    child.name,
-                ):
-                    return True
-        return False
+        if self._code is None:
+            self._code = {id(item.parent) for item in self.root.walk() if _CODE.match(item.name)}
+        return bool(self._code) and any(id(level) in self._code for level in block.chain())
 
     def everything(self, server: Server) -> Location | None:
         """The location that takes what no other does."""
@@ -383,9 +430,12 @@ class Model:
 
     def places(self, server: Server) -> list[Server | Location]:
         """Each place where a request can end: all locations, and the server itself when nothing takes the rest."""
-        if self.answer(server)[0] != STATIC:
-            return [server]
-        return [*server.locations, *(() if self.everything(server) else (server,))]
+        if id(server) not in self._places:
+            if self.answer(server)[0] != STATIC:
+                self._places[id(server)] = [server]
+            else:
+                self._places[id(server)] = [*server.locations, *(() if self.everything(server) else (server,))]
+        return self._places[id(server)]
 
     def find_location(self, server: Server, uri: str) -> tuple[Location | None, bool]:
         """The location of a path as nginx chooses it, and whether that is sure (a pattern may be too hard)."""
@@ -448,8 +498,17 @@ class Model:
 
     def default_of(self, key: tuple) -> tuple[Server, Listen]:
         """The server that gets what no name fits: the marked one, or the first."""
-        users = self.sockets[key]
-        return next((pair for pair in users if pair[1].default), users[0])
+        if key not in self._defaults:
+            users = self.sockets[key]
+            self._defaults[key] = next((pair for pair in users if pair[1].default), users[0])
+        return self._defaults[key]
+
+    def only_own_names(self, server: Server) -> bool:
+        """Whether Host can only be one of the written-out names of this server here."""
+        if id(server) not in self._own_names:
+            default = any(self.default_of(item.key)[0] is server for item in server.listens)
+            self._own_names[id(server)] = server.fixed_names() and not default
+        return self._own_names[id(server)]
 
     def access(self, block: Directive) -> list[Directive]:
         return self.values(block, "allow", "deny")
@@ -457,17 +516,14 @@ class Model:
     def closed(self, block: Directive) -> bool:
         """Whether access rules let only some addresses in."""
         rules = self.access(block)
-        for rule in rules:
-            if rule.args == ("all",):
-                return rule.name == "deny"
-        return False
+        key = id(rules[0]) if rules else 0
+        if key not in self._closed:
+            end = next((rule for rule in rules if rule.args == ("all",)), None)
+            self._closed[key] = end is not None and end.name == "deny"
+        return self._closed[key]
 
     def walk(self, *names: str) -> Iterator[Directive]:
         """Every directive of these names, in the order of the files."""
-        if not hasattr(self, "_by_name"):
-            self._by_name: dict[str, list[Directive]] = {}
-            for item in self.root.walk():
-                self._by_name.setdefault(item.name, []).append(item)
         for name in names:
             yield from self._by_name.get(name, ())
 

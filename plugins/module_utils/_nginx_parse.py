@@ -24,6 +24,8 @@ MAX_NESTING = 100
 MAX_INCLUDES = 32
 MAX_FILES = 2000
 MAX_BYTES = 8 << 20
+MAX_DIRECTIVES = 200_000
+MAX_WORDS = 100_000
 #: nginx reads through a buffer of this size; a longer word makes it refuse the file.
 MAX_WORD = 4096
 
@@ -34,9 +36,9 @@ _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]+)
       | (?P<comment>\#[^\n]*)
       | (?P<mark>[;{}])
-      | (?P<quoted>"[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*')
+      | (?P<quoted>"[^"\\]*(?:\\.[^"\\]*){0,4200}"|'[^'\\]*(?:\\.[^'\\]*){0,4200}')
       | (?P<open>["'])
-      | (?P<word>(?:[^ \t\r\n;{\\$]+|\$\{|\$|\\.)+)
+      | (?P<word>(?:[^ \t\r\n;{\\$]+|\$\{|\$|\\.){1,4200})
       | (?P<stray>.)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -177,7 +179,7 @@ class _Parser:
         root = Directive("main", (), path, 0, None)
         root.block = []
         self.tree = Tree(root, path, prefix)
-        self.bytes = 0
+        self.bytes = self.count = 0
         self.open: list[str] = []
 
     def real(self, path: str) -> str:
@@ -250,6 +252,7 @@ class _Parser:
                         raise _Broken(file, line, 'unexpected "{"')
                     directive = Directive(words[0], tuple(words[1:]), file, first, block, quoted)
                     directive.block = []
+                    self.count += 1
                     block.block.append(directive)
                     words, quoted = [], False
                     if directive.name.endswith("_by_lua_block"):
@@ -269,7 +272,7 @@ class _Parser:
                     block, depth = block.parent, depth - 1
                 continue
             if kind == "open":
-                raise _Broken(file, line, "a quote is not closed")
+                raise _Broken(file, line, f"a quote is not closed, or holds more than {MAX_WORD} bytes")
             if kind == "stray":
                 raise _Broken(file, line, "ends with a backslash")
             if not spaced:
@@ -279,6 +282,8 @@ class _Parser:
             word = text[start:position]
             if not words:
                 first = line
+            elif len(words) > MAX_WORDS:
+                raise _Broken(file, line, f"a directive has more than {MAX_WORDS} words")
             if kind == "quoted":
                 line += word.count("\n")
                 word = word[1:-1]
@@ -294,6 +299,9 @@ class _Parser:
             raise _Broken(file, block.line, f"{safe_name(block.name)} is not closed")
 
     def add(self, directive: Directive, block: Directive, depth: int) -> None:
+        self.count += 1
+        if self.count > MAX_DIRECTIVES:
+            raise _Broken(directive.file, directive.line, f"more than {MAX_DIRECTIVES} directives")
         if directive.name != "include":
             block.block.append(directive)
             return

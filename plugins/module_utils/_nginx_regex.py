@@ -29,7 +29,7 @@ class TooHard(Exception):
 class Budget:
     """Steps that one audit may spend on patterns."""
 
-    def __init__(self, steps: int = 1_500_000):
+    def __init__(self, steps: int = 700_000):
         self.steps = steps
 
     def spend(self, steps: int) -> None:
@@ -754,7 +754,9 @@ class _Program:
             return "cubic"
         for state in states:
             for after in follow[state]:
-                twins = after != state and after in follow[after] and state in follow[state] and state not in follow[after]
+                twins = (
+                    after != state and after in follow[after] and state in follow[state] and state not in follow[after]
+                )
                 if twins and self.kinds[after] == self.kinds[state] and not free[after]:
                     return "quadratic"
         return ""

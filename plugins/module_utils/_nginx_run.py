@@ -11,12 +11,17 @@ import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_model import Location, Model, Server
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_parse import Directive, Tree, translate
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_values import Values
+
+#: Findings of one check that are listed; who has more fixes those first.
+MOST = 500
+REASONS = 20
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Run:
     tree: Tree
     model: Model
     values: Values
+    found: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def version(self) -> tuple[int, ...] | None:
@@ -82,10 +89,23 @@ class Run:
 
     def find(self, check: str, at: Directive | Server | Location, evidence: str, **changes) -> None:
         """A finding at a directive, a server or a location."""
+        self.found[check] = self.found.get(check, 0) + 1
+        if self.found[check] > MOST:
+            return
         directive = at if isinstance(at, Directive) else at.block
         subject = self.model.label(directive) if isinstance(at, Directive) else at.label
         where = directive.where if directive.line else directive.file
         self.audit.find(check, subject, where, evidence, **changes)
+
+    def full(self, check: str) -> bool:
+        """Whether more findings of a check would not be listed any more."""
+        return self.found.get(check, 0) > MOST
+
+    def finish(self) -> None:
+        """Say of each check that found too much how much was left out."""
+        for check, number in self.found.items():
+            if number > MOST:
+                self.audit.find(check, self.tree.path, self.tree.path, f"{number - MOST} more of these are not listed")
 
     def lies(self, path: str) -> str:
         """Where a path of the configuration lies for us; relative ones belong to the directory of the main file."""
@@ -95,7 +115,19 @@ class Run:
         return translate(path, [(seen.rstrip("/") or "/", lies.rstrip("/") or "/") for seen, lies in mounts])
 
     def outside(self) -> list[Server]:
+        """The servers that somebody on another machine can reach."""
+        return self._outside
+
+    @cached_property
+    def _outside(self) -> list[Server]:
         return [server for server in self.model.servers if server.outside]
+
+    def unknown(self, check: str, reason: str) -> None:
+        """A check that could not be decided; of many reasons the first ones are told."""
+        told = self.reasons.setdefault(check, set())
+        if len(told) < REASONS and reason not in told:
+            told.add(reason)
+            self.audit.unknown(check, reason)
 
 
 def numbers(version: str | None) -> tuple[int, ...] | None:

@@ -8,7 +8,9 @@ PRIVATE: internal to the collection, may change in any release. Standard library
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_model import (
     Location,
@@ -47,6 +49,8 @@ ALWAYS = frozenset(
     }
 )
 MAX_STRINGS = 64
+#: How far and how often variables are followed into each other.
+MAX_DEPTH, MAX_STEPS = 50, 50000
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,12 @@ class Values:
         self.sets: dict[str, list[Directive]] = {}
         self.groups: dict[str, list[tuple[Regex, int, str, Directive]]] = {}
         self._memo: dict[tuple, Value] = {}
-        self._spent = 0
+        self._active: set[tuple] = set()
+        self._indexes: dict[str, tuple[dict[int, list[Directive]], dict[int, list[Directive]]]] = {}
+        self._captures: dict[tuple[int, int], Value | None] = {}
+        self._cut, self._spent, self._steps = False, 0, 0
+        #: Whether something was too long to follow to its end.
+        self.tired = False
         for block in model.walk("map"):
             if len(block.args) == 2 and block.block is not None:
                 self._map(block)
@@ -149,66 +158,116 @@ class Values:
                 entries.append((item.name, item.args[0], item))
                 if item.name.startswith("~") and "(?" in item.name:
                     self._named(
-                        self.model.regex(item.name.lstrip("~*"), item.name.startswith("~*")), block.args[0], item
+                        self.model.regex(
+                            item.name[2:] if item.name.startswith("~*") else item.name[1:], item.name.startswith("~*")
+                        ),
+                        block.args[0],
+                        item,
                     )
         name = block.args[1].lstrip("$").lower()
         self.maps.setdefault(name, []).append(Map(block, block.args[0], name, entries, default))
 
     # -- which bytes, and whose ----------------------------------------------------------------------------------------
 
-    def text(self, text: str, at: Directive, seen: frozenset = frozenset()) -> Value:
+    def text(self, text: str, at: Directive) -> Value:
         """The value of a text with variables, at a directive."""
         found = parts(text)
         if not found:
             return literal("")
         mask, client, free, first, empty = 0, False, False, 0, True
         for is_variable, name in found:
-            value = self.variable(name, at, seen) if is_variable else literal(name)
+            value = self.variable(name, at) if is_variable else literal(name)
             mask, client, free = mask | value.mask, client or value.client, free or value.free
             if empty:
                 first |= value.first
             empty = empty and value.empty
         return Value(mask, client, free, first, empty)
 
-    def variable(self, name: str, at: Directive, seen: frozenset = frozenset()) -> Value:
+    def variable(self, name: str, at: Directive) -> Value:
         """The value of a variable, at a directive."""
         name = name.lower()
-        level = at.parent
-        while level is not None and id(level) not in self.model.owner and level.name != "if":
-            level = level.parent
-        key = (name, id(at) if name.isdigit() else id(level))
-        if key in self._memo:
-            return self._memo[key]
-        if (name, "seen") in seen or len(seen) > 20:
-            return Value()
-        self._spent += 1
-        value = self._variable(name, at, seen | {(name, "seen")})
-        if not seen:
-            self._memo[key] = value
-        return value
-
-    def _variable(self, name: str, at: Directive, seen: frozenset) -> Value:
         if name.isdigit():
-            return self._capture(int(name), at, seen)
+            return self._known(("group", name, id(at)), lambda: self._capture(int(name), at))
         if name in self.maps:
-            value = Value()
-            for found in self.maps[name]:
-                value |= self._of_map(found, at, seen)
-            return value
+            return self._union(
+                self._known(("map", id(found.block)), partial(self._of_map, found)) for found in self.maps[name]
+            )
         if name in self.sets:
-            value = Value()
-            for item in self._sets(name, at):
-                value |= self.text(item.args[1], item, seen)
-            return value
+            return self._of_sets(name, at)
         if name in self.groups:
-            value = Value()
-            for regex, number, source, directive in self.groups[name]:
-                value |= self._group(regex, number, self._source(source, directive, seen))
-            return value
+            return self._known(("named", name), lambda: self._of_groups(name))
         return self._builtin(name, at)
 
-    def _source(self, source: str, directive: Directive, seen: frozenset) -> Value:
-        return self.text(source, directive, seen) if "$" in source else self.variable(source, directive, seen)
+    @staticmethod
+    def _union(values: Iterable[Value]) -> Value:
+        out = Value()
+        for value in values:
+            out |= value
+        return out
+
+    def _known(self, key: tuple, find: Callable[[], Value]) -> Value:
+        """A value that is worked out once. What leads back to itself adds nothing; what is too long is given up."""
+        if key in self._memo:
+            return self._memo[key]
+        if key in self._active:
+            self._cut = True
+            return Value()
+        self._spent += 1
+        if len(self._active) > MAX_DEPTH or self._spent > MAX_STEPS:
+            self.tired = True
+            return TRUSTED
+        before, self._cut = self._cut, False
+        self._active.add(key)
+        try:
+            value = find()
+        finally:
+            self._active.discard(key)
+        # A value that was cut is complete only for the one who asked first.
+        if not self._cut or not self._active:
+            self._memo[key] = value
+        self._cut = (before or self._cut) and bool(self._active)
+        return value
+
+    def _of_groups(self, name: str) -> Value:
+        return self._union(
+            self._group(regex, number, self._source(source, directive))
+            for regex, number, source, directive in self.groups[name]
+        )
+
+    def _of_sets(self, name: str, at: Directive) -> Value:
+        """What set lines on the way to the directive leave, or else those of the server, or else all."""
+        levels = self._set_levels(name, at)
+        return self._union(self._known(("set", name, key), partial(self._written, items)) for key, items in levels)
+
+    def _written(self, items: list[Directive]) -> Value:
+        return self._union(self.text(item.args[1], item) for item in items)
+
+    def _set_levels(self, name: str, at: Directive) -> list[tuple[int, list[Directive]]]:
+        by_level, by_server = self._set_index(name)
+        near = [(id(level), by_level[id(level)]) for level in at.chain() if id(level) in by_level]
+        if near:
+            return near
+        server = next((level for level in at.chain() if level.name == "server"), None)
+        if server is not None and id(server) in by_server:
+            return [(-id(server), by_server[id(server)])]
+        return [(0, self.sets[name])]
+
+    def _set_index(self, name: str) -> tuple[dict[int, list[Directive]], dict[int, list[Directive]]]:
+        if name not in self._indexes:
+            levels: dict[int, list[Directive]] = {}
+            servers: dict[int, list[Directive]] = {}
+            for item in self.sets[name]:
+                level = item.parent
+                while level is not None and level.name == "if":
+                    level = level.parent
+                levels.setdefault(id(level), []).append(item)
+                server = next((level for level in item.chain() if level.name == "server"), None)
+                servers.setdefault(id(server), []).append(item)
+            self._indexes[name] = levels, servers
+        return self._indexes[name]
+
+    def _source(self, source: str, directive: Directive) -> Value:
+        return self.text(source, directive) if "$" in source else self.variable(source, directive)
 
     def _builtin(self, name: str, at: Directive) -> Value:
         if name in DECODED:
@@ -253,11 +312,7 @@ class Values:
         place = self._place(at)
         server = place.server if isinstance(place, Location) else place
         mask = TOKEN & ~mask_of("/")
-        if (
-            server is None
-            or not server.fixed_names()
-            or any(self.model.default_of(item.key)[0] is server for item in server.listens)
-        ):
+        if server is None or not self.model.only_own_names(server):
             return Value(mask, True, True, mask, False)
         return Value(mask_of("abcdefghijklmnopqrstuvwxyz0123456789-."), True, False, mask, False)
 
@@ -272,69 +327,57 @@ class Values:
             regex.optional(number),
         )
 
-    def _capture(self, number: int, at: Directive, seen: frozenset) -> Value:
-        """$1 at a directive: of its own pattern, of an if around it, of a rewrite before it, of the location or the name."""
+    def _capture(self, number: int, at: Directive) -> Value:
+        """$1 at a directive: of its own pattern, of an if around it, of a rewrite beside it, of the location or the name."""
         if at.name == "rewrite" and at.args:
             regex = self.model.regex(at.args[0])
             if regex and regex.groups >= number:
                 return self._group(regex, number, self._uri(at))
-        level = at.parent
-        while level is not None:
-            if level.name == "if":
-                words = condition(level)
-                if len(words) == 3 and words[1].lstrip("!") in ("~", "~*"):
-                    regex = self.model.regex(words[2], words[1].endswith("*"))
-                    if regex and regex.groups >= number:
-                        return self._group(regex, number, self._source(words[0], level, seen))
-            else:
-                earlier = self._earlier(level, number, at, seen)
-                if earlier is not None:
-                    return earlier
-            owner = self.model.owner.get(id(level))
-            if isinstance(owner, Location) and owner.pattern:
-                regex = self.model.location_regex(owner)
-                if regex and regex.groups >= number:
-                    return self._group(regex, number, Value(ALL & ~1, True, True, ALL, False))
-            if isinstance(owner, Server):
-                for name in owner.names:
-                    regex = self.model.regex(name[1:], True) if name.startswith("~") else None
-                    if regex and regex.groups >= number:
-                        return self._group(regex, number, Value(TOKEN & ~mask_of("/"), True, True, ALL, False))
-            level = level.parent
+        for level in at.chain():
+            if level is at:
+                continue
+            value = self._level_capture(number, level)
+            if value is not None:
+                return value
         return Value(first=ALL, empty=True)
 
-    def _earlier(self, level: Directive, number: int, at: Directive, seen: frozenset) -> Value | None:
-        """A rewrite (or the condition of an if) of the same level that may have set the groups before."""
+    def _level_capture(self, number: int, level: Directive) -> Value | None:
+        key = (number, id(level))
+        if key not in self._captures:
+            self._captures[key] = self._find_capture(number, level)
+        return self._captures[key]
+
+    def _find_capture(self, number: int, level: Directive) -> Value | None:
+        if level.name == "if":
+            words = condition(level)
+            if len(words) == 3 and words[1].lstrip("!") in ("~", "~*"):
+                regex = self.model.regex(words[2], words[1].endswith("*"))
+                if regex and regex.groups >= number:
+                    return self._group(regex, number, self._source(words[0], level))
+            return None
         found: Value | None = None
         for item in level.find("rewrite"):
             regex = self.model.regex(item.args[0]) if item.args else None
-            if item is not at and item.line < at.line and regex and regex.groups >= number:
+            if regex and regex.groups >= number:
                 value = self._group(regex, number, self._uri(item))
                 found = value if found is None else found | value
+        owner = self.model.owner.get(id(level))
+        if found is None and isinstance(owner, Location) and owner.pattern:
+            regex = self.model.location_regex(owner)
+            if regex and regex.groups >= number:
+                return self._group(regex, number, Value(ALL & ~1, True, True, ALL, False))
+        if found is None and isinstance(owner, Server):
+            for name in owner.names:
+                regex = self.model.regex(name[1:], True) if name.startswith("~") else None
+                if regex and regex.groups >= number:
+                    return self._group(regex, number, Value(TOKEN & ~mask_of("/"), True, True, ALL, False))
         return found
 
     def sets_before(self, name: str, at: Directive) -> list[Directive]:
-        """The set lines of a variable that can have run before a directive, if they are all in sight."""
-        return self._sets(name, at) if name in self.sets else []
+        """The set lines of a variable that can have run before a directive."""
+        return [item for _, items in self._set_levels(name, at) for item in items] if name in self.sets else []
 
-    def _sets(self, name: str, at: Directive) -> list[Directive]:
-        """The set lines that can have run before: those on the way to the directive, else all of the server."""
-        near: list[Directive] = []
-        for item in self.sets[name]:
-            level = item.parent
-            while level is not None and level.name == "if":
-                level = level.parent
-            if any(level is other for other in at.chain()):
-                near.append(item)
-        if near:
-            return near
-        here = self._server_of(at)
-        return [item for item in self.sets[name] if here is None or self._server_of(item) is here] or self.sets[name]
-
-    def _server_of(self, at: Directive) -> Directive | None:
-        return next((level for level in at.chain() if level.name == "server"), None)
-
-    def _of_map(self, found: Map, at: Directive, seen: frozenset) -> Value:
+    def _of_map(self, found: Map) -> Value:
         value = Value()
         source: Value | None = None
         for key, result, item in found.entries:
@@ -342,44 +385,43 @@ class Values:
                 value |= literal(result)
                 continue
             own = found.variable and result in (f"${found.variable}", f"${{{found.variable}}}")
-            if own and key.startswith("~"):
-                regex = self.model.regex(key.lstrip("~*"), key.startswith("~*"))
-                if regex and regex.anchored() and regex.anchored(end=True):
-                    source = source or self._source(f"${found.variable}", at, seen)
-                    value |= Value(
-                        source.mask & regex.mask(),
-                        source.client,
-                        source.free and not regex.finite(),
-                        regex.first(),
-                        regex.nullable(),
-                    )
-                    continue
-            elif own and key != "default":
+            regex = None
+            if key.startswith("~"):
+                regex = self.model.regex(key.lstrip("~*") if key.startswith("~*") else key[1:], key.startswith("~*"))
+            if own and regex and regex.anchored() and regex.anchored(end=True):
+                source = source or self._source(found.source, found.block)
+                free = source.free and not regex.finite()
+                value |= Value(source.mask & regex.mask(), source.client, free, regex.first(), regex.nullable())
+                continue
+            if own and key != "default" and not key.startswith("~"):
                 value |= literal(key)
                 continue
             for name in variables(result):
-                if name.isdigit():
-                    regex = self.model.regex(key.lstrip("~*"), key.startswith("~*")) if key.startswith("~") else None
-                    if regex and regex.groups >= int(name):
-                        source = source or self._source(found.source, at, seen)
-                        value |= self._group(regex, int(name), source)
-            value |= self.text(re.sub(r"\$[1-9]", "", result), item if not own else at, seen)
+                if name.isdigit() and regex and regex.groups >= int(name):
+                    source = source or self._source(found.source, found.block)
+                    value |= self._group(regex, int(name), source)
+            value |= self.text(re.sub(r"\$[1-9]", "", result), item)
         return value if found.default else value | Value(empty=True)
 
     # -- the texts themselves ------------------------------------------------------------------------------------------
 
-    def strings(self, text: str, tls: bool | None = None, depth: int = 0) -> list[str | None]:
+    def strings(self, text: str, tls: bool | None = None) -> list[str | None]:
         """Every text that a value can be, as far as the configuration writes it out; None stands for any other.
 
         tls: whether the request came over TLS, so that a map of $https or $scheme is decided.
         """
+        self._steps = 0
+        return self._strings(text, tls, 0) if "$" in text else [text]
+
+    def _strings(self, text: str, tls: bool | None, depth: int) -> list[str | None]:
         out: list[str | None] = [""]
         for is_variable, name in parts(text):
+            self._steps += 1
             options = self._options(name.lower(), tls, depth) if is_variable else [name]
-            out = [None if a is None or b is None else a + b for a in out for b in options]
-            if len(out) > MAX_STRINGS:
+            out = list(dict.fromkeys(None if a is None or b is None else a + b for a in out for b in options))
+            if len(out) > MAX_STRINGS or self._steps > 1000:
                 return [None]
-        return list(dict.fromkeys(out)) if out else [""]
+        return out
 
     def _options(self, name: str, tls: bool | None, depth: int) -> list[str | None]:
         if depth > 8:
@@ -388,45 +430,46 @@ class Values:
             return [("on" if tls else "") if name == "https" else ("https" if tls else "http")]
         if name in self.maps and len(self.maps[name]) == 1:
             found = self.maps[name][0]
-            entries = found.entries
-            if len(entries) > MAX_STRINGS:
+            if len(found.entries) > MAX_STRINGS:
                 return [None]
-            given = (
-                self.strings(found.source, tls, depth + 1) if found.variable.lower() in ("https", "scheme") else [None]
-            )
-            if tls is not None and given[0] is not None:
+            if tls is not None and found.variable.lower() in ("https", "scheme"):
+                given = self._options(found.variable.lower(), tls, depth)[0] or ""
                 chosen = [
                     result
-                    for key, result, _ in entries
-                    if key.lstrip("\\") == given[0] or (key.startswith("~") and self._hit(key, given[0]))
+                    for key, result, _ in found.entries
+                    if key.lstrip("\\") == given or (key.startswith("~") and self._hit(key, given))
                 ]
-                chosen = chosen[:1] or [result for key, result, _ in entries if key == "default"]
-                return self.strings(chosen[0], tls, depth + 1) if chosen else [""]
+                chosen = chosen[:1] or [result for key, result, _ in found.entries if key == "default"]
+                return self._strings(chosen[0], tls, depth + 1) if chosen else [""]
             out: list[str | None] = [] if found.default else [""]
-            for _, result, _ in entries:
-                out.extend(self.strings(result, tls, depth + 1))
+            for _, result, _ in found.entries:
+                out.extend(self._strings(result, tls, depth + 1))
             return list(dict.fromkeys(out))
         if name in self.sets and len(self.sets[name]) <= 8:
             return list(
-                dict.fromkeys(one for item in self.sets[name] for one in self.strings(item.args[1], tls, depth + 1))
+                dict.fromkeys(one for item in self.sets[name] for one in self._strings(item.args[1], tls, depth + 1))
             )
         return [None]
 
     def _hit(self, key: str, text: str) -> bool:
-        regex = self.model.regex(key.lstrip("~*"), key.startswith("~*"))
+        regex = self.model.regex(key[2:] if key.startswith("~*") else key[1:], key.startswith("~*"))
         return bool(regex and regex.matches(text))
 
-    def comes_from(self, name: str, wanted: str, depth: int = 0) -> bool:
+    def comes_from(self, name: str, wanted: str) -> bool:
         """Whether a variable is decided by another one: itself, or a map or set that reads it."""
-        name = name.lstrip("$").lower()
-        if name == wanted:
-            return True
-        if depth > 8:
-            return False
-        sources = [found.source for found in self.maps.get(name, ())]
-        sources += [item.args[1] for item in self.sets.get(name, ())[:20]]
-        # "if ($request_method = POST) { set $x 1; }" decides $x as well.
-        for item in self.sets.get(name, ())[:20]:
-            if item.parent is not None and item.parent.name == "if":
-                sources += condition(item.parent)[:1]
-        return any(self.comes_from(other, wanted, depth + 1) for source in sources for other in variables(source))
+        todo, seen = [name.lstrip("$").lower()], set()
+        while todo and len(seen) < 300:
+            now = todo.pop()
+            if now == wanted:
+                return True
+            if now in seen:
+                continue
+            seen.add(now)
+            sources = [found.source for found in self.maps.get(now, ())[:20]]
+            for item in self.sets.get(now, ())[:20]:
+                sources.append(item.args[1])
+                # "if ($request_method = POST) { set $x 1; }" decides $x as well.
+                if item.parent is not None and item.parent.name == "if":
+                    sources += condition(item.parent)[:1]
+            todo += [other.lower() for source in sources for other in variables(source)]
+        return False
