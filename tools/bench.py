@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure the project's promised figures and print them in one table, each with its limit.
 
-usage: bench.py [images] [demo] [second] [ttfb] [fleet]     (default: all)
+usage: bench.py [images] [demo] [second] [ttfb] [audit] [fleet]     (default: all)
 
 images   all images cold and from a warm package cache, the same ids twice and on another Debian, sizes
 demo     `make demo` in a fresh clone with nothing cached, and again for a new host
 second   site.yml once more on the demo's host: seconds, tasks, changes
 ttfb     time to first byte through edge and gateway against the model server alone
+audit    what the audits cost: every part of bench_audit.py, each also by its own name
 fleet    a second site.yml on BENCH_HOSTS (8) hosts at once against one
 
 A benchmark, not a test: a figure over its limit is marked, and the exit status says so.
@@ -22,56 +23,18 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import bench_audit
 import demo
 import task_budget
 import testhost
+from figures import BenchError, Figure, run, say
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".cache" / "bench"
 CLONE = WORK / "clone"
 PYTHON = sys.executable
-
-
-class BenchError(Exception):
-    """A sentence for a person: what is wrong and what to do."""
-
-
-@dataclass
-class Figure:
-    """One measured number and the most it may be."""
-
-    name: str
-    measured: float
-    limit: float
-    unit: str
-
-    @property
-    def kept(self) -> bool:
-        """At most the limit."""
-        return self.measured <= self.limit
-
-    def row(self) -> str:
-        """A line of the table."""
-        ratio = f"{self.measured / self.limit:5.2f}" if self.limit else ("    -" if self.kept else " over")
-        return f"{self.name:58} {self.measured:9.1f} {self.limit:8.0f} {self.unit:6} {ratio}  {'ok' if self.kept else 'OVER'}"
-
-
-def machine() -> str:
-    """How fast this machine is just now, to compare figures of different days and machines by."""
-    begin = time.monotonic()
-    total = 0
-    for number in range(5_000_000):
-        total += number
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} processors, load {load:.1f}, five million additions in Python: {time.monotonic() - begin:.2f} s"
-
-
-def say(text: str) -> None:
-    """Progress line."""
-    print(f"    {text}", file=sys.stderr, flush=True)
 
 
 def timed(argv: list[str], cwd: Path = ROOT, env: dict[str, str] | None = None) -> tuple[float, str]:
@@ -317,36 +280,29 @@ def fleet() -> list[Figure]:
     return [Figure(f"second site.yml on {number} hosts, times one host", many / one, 3, "x")]
 
 
-PARTS = {"images": images, "demo": demos, "second": second, "ttfb": ttfb, "fleet": fleet}
+def runtime() -> list[Figure]:
+    """The part of that name of bench_audit.py, on the demo of home() unless another host is named."""
+    if "BENCH_AUDIT_HOST" in os.environ:
+        return bench_audit.runtime()
+    testhost.HOSTS = home() / ".cache" / "hosts"
+    try:
+        return bench_audit.runtime()
+    finally:
+        testhost.HOSTS = ROOT / ".cache" / "hosts"
 
 
-def table(figures: list[Figure]) -> str:
-    """The closing table."""
-    head = f"{'figure':58} {'measured':>9} {'limit':>8} {'':6} ratio"
-    return "\n".join([head, *(figure.row() for figure in figures)])
+AUDIT = {**bench_audit.PARTS, "runtime": runtime}
+PARTS = {"images": images, "demo": demos, "second": second, "ttfb": ttfb, **AUDIT, "fleet": fleet}
 
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    wanted = argv[1:] or list(PARTS)
-    unknown = [name for name in wanted if name not in PARTS]
-    if unknown:
-        print(f"error: unknown part {', '.join(unknown)}; parts are: {', '.join(PARTS)}", file=sys.stderr)
-        return 2
-    figures: list[Figure] = []
-    status = 0
-    for name in wanted:
-        print(f"[{name}] {machine()}", file=sys.stderr, flush=True)
-        try:
-            figures += PARTS[name]()
-        except (BenchError, testhost.HostError) as exc:
-            print(f"error: {name}: {exc}", file=sys.stderr)
-            status = 1
-    if "demo" in wanted and CLONE.is_dir():
+    wanted = [name for word in argv[1:] for name in (AUDIT if word == "audit" else (word,))]
+    status = run(PARTS, wanted)
+    if status != 2 and "demo" in (wanted or PARTS) and CLONE.is_dir():
         subprocess.run(["make", "demo-down"], cwd=CLONE, check=False, capture_output=True)
         shutil.rmtree(CLONE, ignore_errors=True)
-    print(f"\n{machine()}\n{table(figures)}")
-    return status or (0 if figures and all(figure.kept for figure in figures) else 1)
+    return status
 
 
 if __name__ == "__main__":
