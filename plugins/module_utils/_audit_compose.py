@@ -197,4 +197,5 @@ def _judge_images(answer: Audit, project: Project, names: Sequence[str], allowed
         image = service.get("image")
         if isinstance(image, str) and image:
             place = project.where(name, "image")
-            judge_image(answer, f"service {name}", place, image, bool(service.get("build")), allowed)
+            pulled = service.get("pull_policy") != "never"
+            judge_image(answer, f"service {name}", place, image, bool(service.get("build")), allowed, pulled)

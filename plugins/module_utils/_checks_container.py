@@ -35,8 +35,8 @@ CHECKS = (
         ("CIS Docker 5.4", "OWASP Docker 3", "NIST SP 800-190 4.4.3", "compose-lint CL-0011"),
         "Capabilities that lead out of the container are critical (ALL, SYS_ADMIN, SYS_MODULE, SYS_RAWIO), those that"
         " reach into the host or its network are high (SYS_PTRACE, DAC_READ_SEARCH, NET_ADMIN, BPF and their like), those"
-        " that widen an attack are medium (NET_RAW, MKNOD, DAC_OVERRIDE, SYS_TIME and their like). Case and the prefix"
-        " CAP_ make no difference.",
+        " that widen an attack are medium (NET_RAW, MKNOD, DAC_OVERRIDE, SYS_TIME and their like), those that can starve"
+        " the host are low (IPC_LOCK, LEASE, SYS_NICE). Case and the prefix CAP_ make no difference.",
         "Remove the capability, or do the one privileged step outside the container.",
         "cap_add: [SYS_ADMIN]",
         "cap_add: [NET_BIND_SERVICE]",

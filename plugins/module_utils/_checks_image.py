@@ -15,8 +15,9 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "IMG-01", "Image is not pinned to what was tested", "medium", "SA",
         ("NIST SP 800-190 4.2.2", "OWASP Docker 13", "compose-lint CL-0019"),
-        "Every image is named by digest, or by a tag that is derived from the image's own content. Where a lock file is"
-        " given, the image has the id that it promises and holds exactly the packages that it lists. A tag alone can be"
+        "Every image is named by digest, or, where pull_policy is never, by a tag that is derived from the image's own"
+        " content. Where a lock file is given, the image has the id that it promises and holds exactly the packages that"
+        " it lists. A tag alone can be"
         " moved to another image at any time.",
         "Write the image as NAME@sha256:DIGEST, or deploy the image that the lock file names; renew the lock when"
         " another image is meant.",

@@ -57,17 +57,20 @@ def floats(repository: str, tag: str) -> str:
     return f"tag {tag} names {'a major version' if parts == 1 else 'a minor version'}, not one release"
 
 
-def judge_image(audit: Audit, subject: str, place: str, reference: str, built: bool, allowed: Sequence[str]) -> None:
+def judge_image(
+    audit: Audit, subject: str, place: str, reference: str, built: bool, allowed: Sequence[str], pulled: bool = True
+) -> None:
     """IMG-01, IMG-02 and IMG-03 of one reference. Of the first two the worse, because a digest mends both.
 
-    built: the image is built from the project's own files, and its name only labels the result.
+    built: the image is built from the project's own files, and its name only labels the result. pulled: whether it may
+    come from a registry, where also a tag that looks like a digest can be moved.
     """
     registry, repository, tag, digest = parse(reference)
     if not built and not _DIGEST.match(digest):
         why = floats(repository, tag)
         if why:
             audit.find("IMG-02", subject, place, f"{reference}: {why}")
-        elif not _CONTENT_TAG.match(tag):
+        elif pulled or not _CONTENT_TAG.match(tag):
             audit.find("IMG-01", subject, place, f"{reference}: a tag without a digest")
     if allowed and not built:
         full = f"{registry}/{repository}"

@@ -31,7 +31,8 @@ MOST_ESTIMATES = 500
 #: Options that take a secret as the next word or behind "=".
 _FLAG = re.compile(
     r"^(--?(?:require-?pass|master-?auth|password|passwd|passphrase|pass|(?:[a-z0-9]+[-.])*"
-    r"(?:password|secret|token|api-?key|secret-?key|access-?token|auth-?token|admin-?password|client-?secret|root-?password)))"
+    r"(?:(?!nopass)[a-z0-9]*(?:password|passwd|passphrase)|secret|token|api-?key|secret-?key|access-?token"
+    r"|auth-?token|admin-?password|client-?secret|root-?password)))"
     r"(?:=(.*))?$",
     re.I | re.S,
 )
@@ -120,8 +121,10 @@ class _Secrets:
         self.lines: dict[tuple[str, str], set[str | None]] = {}
         index = EnvironmentKeys(project)
         for use in project.variables:
-            for key in index.of(use):
-                self.uses.setdefault((use.service, key), use.name)
+            # what puts nothing there is no source: the rest of the value is written in the file
+            if use.kind not in ("plain", "default") or self.given.get(use.name) or use.default:
+                for key in index.of(use):
+                    self.uses.setdefault((use.service, key), use.name)
             self.lines.setdefault((use.service, use.where), set()).add(self.given.get(use.name))
 
     def environment(self, name: str) -> Iterator[_Value]:

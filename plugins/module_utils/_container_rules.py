@@ -44,6 +44,7 @@ CAPABILITY_TIERS = {
         """AUDIT_READ CHECKPOINT_RESTORE DAC_OVERRIDE IPC_OWNER LINUX_IMMUTABLE MKNOD NET_RAW SETFCAP SYSLOG SYS_PACCT
         SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG""".split()
     ),
+    "low": frozenset("IPC_LOCK LEASE SYS_NICE".split()),
 }
 #: Spellings of true that the engine takes (strconv.ParseBool).
 TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})

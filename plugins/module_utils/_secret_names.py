@@ -176,6 +176,8 @@ class UrlCredential:
 
 
 _END = re.compile(r"[\s\"'<>]")
+#: The form of Go's driver for MySQL: user:password@tcp(host:port)/name.
+_DRIVER_ADDRESS = re.compile(r"[^\s:@/]{0,100}:(.{1,200})@(?:tcp6?|udp|unix)\([^()]*\)", re.DOTALL)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://")
 _HOST_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.$\{\}-]+)(?::[\w$\{\}-]+)?(?:,[\w.:\[\]-]+)*(?=[/?#]|$)")
 _PORT = re.compile(r"(?:\d{1,5}|\$\{[^{}]*\}|\$\w+)?\Z")
@@ -199,6 +201,8 @@ def credential_in_url(value: str) -> UrlCredential | None:
         found = _userinfo(match[1].lower(), rest)
         if found:
             return found
+    if (match := _DRIVER_ADDRESS.match(text)) and _secret(match[1]):
+        return UrlCredential("driver", text.partition(":")[0], match[1], "")
     if "=" in text and (
         "://" in text or ";" in text or re.search(r"\b(?:host|dbname|server|data source)\s*=", text, re.IGNORECASE)
     ):

@@ -1,17 +1,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hold tls_audit against sslyze over the same servers; every difference has a written reason in ledger/sslyze.yml.
-
-sslyze is installed by whoever runs this, in an environment of its own, named by MCPSTACK_SSLYZE_PYTHON.
-"""
+"""Hold tls_audit against sslyze over the same servers; every difference has a written reason in ledger/sslyze.yml."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import ssl
-import subprocess
 import warnings
 from pathlib import Path
 
@@ -22,14 +17,12 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_tl
 from ansible_collections.mcpstack.platform.plugins.module_utils import _tls_probe as probe
 from ansible_collections.mcpstack.platform.plugins.module_utils import _tls_suites as names
 from ansible_collections.mcpstack.platform.plugins.module_utils._tls_survey import survey
+from ansible_collections.mcpstack.platform.tests.peers.conftest import call
 from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils import test_audit_tls as unit
 from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils import tls_fixture as tls
 
-PYTHON = os.environ.get("MCPSTACK_SSLYZE_PYTHON")
 LEDGER = Path(__file__).with_name("ledger") / "sslyze.yml"
-pytestmark = pytest.mark.skipif(
-    not PYTHON or not tls.OPENSSL, reason="MCPSTACK_SSLYZE_PYTHON names no Python with sslyze"
-)
+pytestmark = pytest.mark.skipif(not tls.OPENSSL, reason="the command openssl is missing")
 
 #: What sslyze's comparison with the Mozilla profile calls what a check of ours decides.
 ISSUES = {
@@ -124,9 +117,7 @@ SERVERS = {
 def theirs(port: int, ca_file: str) -> tuple[set[str], dict]:
     """The ids of our checks that sslyze finds something for, and all it said."""
     here = Path(__file__).with_name("sslyze_facts.py")
-    done = subprocess.run([PYTHON, here, str(port), "localhost", ca_file], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
+    said = json.loads(call("python", str(here), str(port), "localhost", ca_file))
     found = {ISSUES.get(issue, issue) for issue in said.get("issues", {})}
     if "tls_curves" in said.get("issues", {}) and set(said["curves"]) <= _STRONG_CURVES and "X25519" in said["curves"]:
         # Told apart, so that the one row for it cannot hide a weak curve.

@@ -1,18 +1,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hold the estimate of guesses against zxcvbn over 4160 made passwords; every difference has a reason in ledger/zxcvbn.yml.
-
-zxcvbn is installed by whoever runs this, in an environment of its own, named by MCPSTACK_ZXCVBN_PYTHON.
-"""
+"""Hold the estimate of guesses against zxcvbn over 4160 made passwords; every difference has a reason in ledger/zxcvbn.yml."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import string
-import subprocess
 import uuid
 from pathlib import Path
 
@@ -20,10 +15,9 @@ import pytest
 import yaml
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _secret_strength as core
+from ansible_collections.mcpstack.platform.tests.peers.conftest import call
 
-PYTHON = os.environ.get("MCPSTACK_ZXCVBN_PYTHON")
 LEDGER = Path(__file__).with_name("ledger") / "zxcvbn.yml"
-pytestmark = pytest.mark.skipif(not PYTHON, reason="MCPSTACK_ZXCVBN_PYTHON names no Python with zxcvbn")
 
 EACH = 160
 #: Powers of ten by which the figures may differ without a row in the ledger.
@@ -43,10 +37,7 @@ ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "1qaz2wsx3edc4rfv", "qazwsxedcrfv"
 
 
 def peer(action, data=None):
-    done = subprocess.run(
-        [PYTHON, "-c", PEER, action], input=json.dumps(data), capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
+    return json.loads(call("python", "-c", PEER, action, stdin=json.dumps(data)))
 
 
 def makers(numbers, lists):

@@ -38,7 +38,6 @@ EQUIVALENT = {
     "tmpfs noexec, nosuid, nodev removed": "the engine sets all three unless an option undoes them",
     "tmpfs mode, uid, gid": "everything in the container has one user",
     "tmpfs removed": "fewer places can be written to",
-    "pull_policy": "decides when an image is fetched, not which: that is the tag",
     "entrypoint": "what a program does is judged by the audit of that program",
     "command": "what a program does is judged by the audit of that program; secrets on it are weakened here",
     "environment": "settings are judged by the audit of the program; secrets in it are weakened here",
@@ -216,6 +215,7 @@ def weaker(service: dict) -> Iterator[tuple[str, Change, str]]:
     yield from each("logging/options/max-size", "CMP-28", GONE, "0", "-1", "")
     yield from each("image", "IMG-02", "mcpstack/x", "mcpstack/x:latest", "mcpstack/x:1", "mcpstack/x:stable", "x:1.2")
     yield from each("image", "IMG-01", "mcpstack/x:1.2.3", "mcpstack/x:v1.2.3-rc1")
+    yield from each("pull_policy", "IMG-01", GONE, "always", "missing", "if_not_present")
     yield from each("healthcheck", "CMP-15", GONE, {"disable": True}, {"test": ["NONE"]}, {"interval": "5s"})
     yield from each("healthcheck/disable", "CMP-15", True)
     yield from each("healthcheck/test", "CMP-15", ["NONE"], [], GONE)

@@ -216,6 +216,10 @@ CASES = {
         + "networks: {n: {internal: true}}\n",
         [("SEC-10", 5, "high")],
     ),
+    "literal behind a variable that is empty": (
+        service(f"environment: {{DB_PASSWORD: '${{NONE-}}{STRONG}'}}"),
+        [("SEC-01", 4, "high")],
+    ),
     # SEC-11
     "argument": (service(f"command: [server, --requirepass, '{STRONG}']"), [("SEC-11", 4, "high")]),
     "argument in one word": (service(f"command: server --password={STRONG}"), [("SEC-11", 4, "high")]),
@@ -233,6 +237,8 @@ CASES = {
     "tag": (service("image: x/app:1.2.3"), [("IMG-01", 4, "medium")]),
     "latest": (service("image: x/app:latest"), [("IMG-02", 4, "medium")]),
     "latest with a digest": (service(f"image: x/app:latest{DIGEST}"), []),
+    "tag like a digest, from a registry": (service("image: x/app:0123456789ab"), [("IMG-01", 4, "medium")]),
+    "tag like a digest, never pulled": (service("image: x/app:0123456789ab", "pull_policy: never"), []),
     "built here": (service("image: x/app", "build: ."), []),
 }  # fmt: skip
 
@@ -470,6 +476,9 @@ def test_names_one_change_away(name, known, expected):
         (["x", "--password-file", "v"], []),
         (["x", "--tokenizer", "v"], []),
         (["x", "--max-tokens", "5"], []),
+        (["bitcoind", "-rpcpassword=v"], [("-rpcpassword", "v")]),
+        (["x", "--dbpassword", "v"], [("--dbpassword", "v")]),
+        (["x", "--nopassword", "v"], []),
         (["x", "--password", "--verbose"], [("--password", "")]),
     ],
 )

@@ -114,6 +114,7 @@ CASES = {
     "all added with a prefix": ({"cap_add": ("CAP_ALL",)}, [("CMP-03", "critical")]),
     "high capability": ({"cap_add": ("NET_ADMIN",)}, [("CMP-03", "high")]),
     "medium capability": ({"cap_add": ("net_raw",)}, [("CMP-03", "medium")]),
+    "capability that can starve the host": ({"cap_add": ("CAP_IPC_LOCK",)}, [("CMP-03", "low")]),
     "two capabilities": ({"cap_add": ("SYS_PTRACE", "SYS_TIME")}, [("CMP-03", "high"), ("CMP-03", "medium")]),
     "inert capability": ({"cap_add": ("NET_BIND_SERVICE",)}, [("CMP-04", "low")]),
     "capability for root": ({"cap_add": ("NET_BIND_SERVICE",), "user": "0:0"}, [("CMP-06", "high")]),

@@ -76,8 +76,12 @@ URLS = {
     "host=db user=x password=yyy dbname=z": ("", "yyy"),
     "Server=db;User Id=sa;Password=Yx1!;": ("", "Yx1!"),
     "https://h/path?token=abc": ("", "abc"),
+    "u:p@w:x@tcp(db:3306)/app": ("u", "p@w:x"),
+    "u:pw@unix(/run/mysqld.sock)/app?parseTime=true": ("u", "pw"),
     "https://u:pw@[::1]:80/": ("u", "pw"),
     # near misses
+    "u:${PW}@tcp(db:3306)/app": None,
+    "u@tcp(db:3306)/app": None,
     "postgres://app@db:5432/app": None,
     "postgres://u:${PW}@db/x": None,
     "postgres://u:$PW@db/x": None,
