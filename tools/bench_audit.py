@@ -6,16 +6,15 @@ usage: bench_audit.py [compose] [nginx] [report] [runtime]     (default: all)
 
 compose   compose_audit's core over a generated file of 24 services against compose-lint, in turns: a fresh process each
           (Python's start, imports, audit, JSON), and both once more in a process that has judged the file already. Both are
-          compiled, as installed programs are; what ours takes with all of it compiled each time is printed, not counted
+          compiled, as installed programs are; what ours takes with its modules compiled each time is printed, not counted
 nginx     nginx_audit's core over the edge's configuration as the role renders it
 report    results with 1,000 findings into every format, compared with a run before
-
 runtime   docker_audit of 16 containers on a test host against the processes that docker-bench-security 1.6 starts for the
           same containers, in turns in one session. The host is the demo's, or BENCH_AUDIT_HOST; it must be idle. Small
           containers that fill up to 16 are made from an image that is there and removed at the end.
 
-The peer of runtime is re-created from its published shell scripts: for each check and container one `docker inspect` or `docker port`,
-with the filters behind it. Its two `docker exec` run in the containers made here only, which favours the peer. What the
+The peer of runtime is re-created from its published shell scripts: for each check and container one `docker inspect` or
+`docker port`, with the filters behind it. Its two `docker exec` run in the containers made here only, which favours the peer. What the
 engine itself spends is printed and not counted, on neither side.
 
 A benchmark, not a test: a figure over its limit is marked, and the exit status says so.
