@@ -40,28 +40,45 @@ OPENED = ("ssl_certificate", "ssl_certificate_key", "ssl_client_certificate", "s
           "ssl_session_ticket_key", "ssl_password_file", "proxy_ssl_certificate", "proxy_ssl_certificate_key", "proxy_ssl_trusted_certificate", "proxy_ssl_crl",
           "geoip_country", "geoip_city")  # fmt: skip
 #: Directives that may stand once on a level; nginx refuses a second one.
-ONCE = ("server_tokens", "client_max_body_size", "client_header_timeout", "client_body_timeout", "send_timeout", "client_header_buffer_size", "large_client_header_buffers",
-        "client_body_buffer_size", "keepalive_requests", "root", "alias", "default_type", "ssl_protocols", "ssl_ciphers", "ssl_prefer_server_ciphers", "ssl_session_tickets",
-        "ssl_session_timeout", "ssl_early_data", "ssl_ecdh_curve", "ssl_dhparam", "ssl_reject_handshake", "ssl_verify_client", "ssl_stapling", "autoindex", "proxy_pass", "stub_status",
-        "proxy_http_version", "proxy_read_timeout", "proxy_buffering", "auth_basic", "auth_basic_user_file", "satisfy", "merge_slashes", "internal", "limit_req_status", "pid", "user",
-        "worker_processes", "worker_rlimit_nofile", "worker_connections", "events", "http", "http2", "resolver", "proxy_ssl_verify", "gzip", "sendfile", "try_files")  # fmt: skip
+ONCE = ("server_tokens", "client_max_body_size", "client_header_timeout", "client_body_timeout", "send_timeout", "client_header_buffer_size",
+    "large_client_header_buffers",
+        "client_body_buffer_size", "keepalive_requests", "root", "alias", "default_type", "ssl_protocols", "ssl_ciphers", "ssl_prefer_server_ciphers",
+        "ssl_session_tickets",
+        "ssl_session_timeout", "ssl_early_data", "ssl_ecdh_curve", "ssl_dhparam", "ssl_reject_handshake", "ssl_verify_client", "ssl_stapling",
+        "autoindex", "proxy_pass", "stub_status",
+        "proxy_http_version", "proxy_read_timeout", "proxy_buffering", "auth_basic", "auth_basic_user_file", "satisfy", "merge_slashes", "internal",
+        "limit_req_status", "pid", "user",
+        "worker_processes", "worker_rlimit_nofile", "worker_connections", "events", "http", "http2", "resolver", "proxy_ssl_verify", "gzip",
+        "sendfile", "try_files")  # fmt: skip
 #: First version of nginx that knows a directive.
 SINCE = {
-    "http2": (1, 25, 1), "http3": (1, 25, 0), "quic_retry": (1, 25, 0), "ssl_reject_handshake": (1, 19, 4), "ssl_conf_command": (1, 19, 4), "proxy_ssl_conf_command": (1, 19, 4),
-    "add_header_inherit": (1, 29, 3), "add_trailer_inherit": (1, 29, 3), "limit_req_dry_run": (1, 17, 1), "limit_conn_dry_run": (1, 17, 6), "auth_delay": (1, 17, 10),
-    "proxy_cookie_flags": (1, 19, 3), "ssl_early_data": (1, 15, 3), "keepalive_time": (1, 19, 10), "early_hints": (1, 29, 0), "ssl_key_log": (1, 27, 2), "proxy_pass_trailers": (1, 27, 2),
+    "http2": (1, 25, 1), "http3": (1, 25, 0), "quic_retry": (1, 25, 0), "ssl_reject_handshake": (1, 19, 4), "ssl_conf_command": (1, 19, 4),
+    "proxy_ssl_conf_command": (1, 19, 4),
+    "add_header_inherit": (1, 29, 3), "add_trailer_inherit": (1, 29, 3), "limit_req_dry_run": (1, 17, 1), "limit_conn_dry_run": (1, 17, 6),
+    "auth_delay": (1, 17, 10),
+    "proxy_cookie_flags": (1, 19, 3), "ssl_early_data": (1, 15, 3), "keepalive_time": (1, 19, 10), "early_hints": (1, 29, 0), "ssl_key_log": (1, 27,
+    2), "proxy_pass_trailers": (1, 27, 2),
     "keepalive_min_timeout": (1, 27, 4), "ssl_certificate_cache": (1, 27, 4), "ssl_object_cache_inheritable": (1, 27, 4),
 }  # fmt: skip
 #: Directives that crossplane's table lacks: they are left alone, because it cannot know them.
 NEWER = frozenset({
-    *SINCE, "quic_bpf", "quic_gso", "quic_host_key", "quic_active_connection_id_limit", "quic_stream_buffer_size", "http3_hq", "http3_max_concurrent_streams", "http3_stream_buffer_size",
-    "js_import", "js_set", "js_content", "js_header_filter", "js_body_filter", "js_preload_object", "js_path", "js_var", "js_access", "js_periodic", "js_fetch_trusted_certificate",
-    "js_shared_dict_zone", "grpc_ssl_conf_command", "uwsgi_ssl_conf_command", "mp4_start_key_frame", "proxy_socket_keepalive", "fastcgi_socket_keepalive", "scgi_socket_keepalive",
-    "uwsgi_socket_keepalive", "grpc_socket_keepalive", "memcached_socket_keepalive", "ssl_ocsp", "ssl_ocsp_cache", "ssl_ocsp_responder", "subrequest_output_buffer_size", "max_errors",
-    "proxy_smtp_auth", "ssl_alpn", "pass", "max_headers", "ssl_certificate_compression", "ssl_ech_file", "mgmt", "resolver_file", "proxy_request_dynamic", "proxy_limit_rate",
+    *SINCE, "quic_bpf", "quic_gso", "quic_host_key", "quic_active_connection_id_limit", "quic_stream_buffer_size", "http3_hq",
+    "http3_max_concurrent_streams", "http3_stream_buffer_size",
+    "js_import", "js_set", "js_content", "js_header_filter", "js_body_filter", "js_preload_object", "js_path", "js_var", "js_access", "js_periodic",
+    "js_fetch_trusted_certificate",
+    "js_shared_dict_zone", "grpc_ssl_conf_command", "uwsgi_ssl_conf_command", "mp4_start_key_frame", "proxy_socket_keepalive",
+    "fastcgi_socket_keepalive", "scgi_socket_keepalive",
+    "uwsgi_socket_keepalive", "grpc_socket_keepalive", "memcached_socket_keepalive", "ssl_ocsp", "ssl_ocsp_cache", "ssl_ocsp_responder",
+    "subrequest_output_buffer_size", "max_errors",
+    "proxy_smtp_auth", "ssl_alpn", "pass", "max_headers", "ssl_certificate_compression", "ssl_ech_file", "mgmt", "resolver_file",
+    "proxy_request_dynamic", "proxy_limit_rate",
 })  # fmt: skip
 _OPTIONAL = re.compile(
-    r"more_|lua_|.*_by_lua|brotli|zstd|pagespeed|vhost_traffic|geoip2|set_|echo|headers_|auth_ldap|security_headers|modsecurity|image_filter|xslt|perl|passenger|naxsi|dav_ext|fancyindex|upload_|redis|srcache|array_|iconv|encrypted_|rds_|drizzle|postgres|otel|opentracing|sticky|check|ngx_|testcookie|vod|push_stream|nchan|rtmp|cache_purge|proxy_cache_purge|upsync|ajp_|websockify|accept_language|cookie_flag|jwt_|auth_jwt|auth_pam|autocert|acme"
+    r"more_|lua_|.*_by_lua|brotli|zstd|pagespeed|vhost_traffic|geoip2|set_|echo|headers_|auth_ldap|security_headers|"
+    r"modsecurity|image_filter|xslt|perl|passenger|naxsi|dav_ext|fancyindex|upload_|redis|srcache|array_|iconv|"
+    r"encrypted_|rds_|drizzle|postgres|otel|opentracing|sticky|check|ngx_|testcookie|vod|push_stream|nchan|rtmp|"
+    r"cache_purge|proxy_cache_purge|upsync|ajp_|websockify|accept_language|cookie_flag|jwt_|auth_jwt|auth_pam|"
+    r"autocert|acme"
 )
 
 
@@ -160,7 +177,7 @@ def _known(run: Run, tested: Tested | None) -> None:
     except ImportError:
         run.unknown("NGX-01", "neither nginx nor crossplane is here to know every directive")
         return
-    foreign = any(True for _ in run.model.walk("load_module")) or any(gap.lua for gap in run.tree.gaps)
+    foreign = any(True for _rest in run.model.walk("load_module")) or any(gap.lua for gap in run.tree.gaps)
     stack: list[tuple[Directive, tuple[str, ...]]] = [(run.tree.root, ())]
     while stack:
         block, context = stack.pop()
@@ -234,7 +251,7 @@ def _twice(run: Run) -> None:
                 run.find("NGX-01", location, f"location {location.path} stands twice")
             known.add(key)
     for users in run.model.sockets.values():
-        marked = [listen for _, listen in users if listen.default]
+        marked = [listen for _rest, listen in users if listen.default]
         for listen in marked[1:]:
             run.find("NGX-01", listen.directive, f"a second default_server for {listen}")
 

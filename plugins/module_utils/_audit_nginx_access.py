@@ -314,7 +314,7 @@ def _authentication(run: Run) -> None:
         for path in run.policy.protected:
             for place in _protected(run, server, path):
                 judged = True
-                kind, _ = model.answer(place)
+                kind, _rest = model.answer(place)
                 if kind in (REFUSE, REDIRECT):
                     continue
                 if kind == FIXED and model.closed(place.block) and not authenticated(run, place.block):
@@ -351,7 +351,7 @@ def _authentication(run: Run) -> None:
                         severity="medium",
                     )
     _user_files(run)
-    if judged or any(True for _ in model.walk("auth_basic_user_file")):
+    if judged or any(True for _rest in model.walk("auth_basic_user_file")):
         run.audit.decide("NGX-13")
     elif run.policy.protected:
         run.audit.not_applicable("NGX-13", "no location takes one of the protected paths")

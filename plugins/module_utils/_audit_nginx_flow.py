@@ -271,7 +271,7 @@ def _written_out(run: Run, text: str, at: Directive, depth: int = 0) -> list[tup
     for table in run.values.maps.get(name, ()):
         # A large map is judged as a whole, by what its variable can hold.
         entries = table.entries if len(table.entries) <= 32 else []
-        options += [(result, at) for _, result, _ in entries if "/" in result and "$" in result]
+        options += [(result, at) for _rest, result, _rest in entries if "/" in result and "$" in result]
     if not options or len(options) > 8:
         return [(text, at)]
     if not near:

@@ -86,7 +86,7 @@ def _report(run: Run, name: str, level: Directive, outer: Directive, at: Directi
     if id(outer) not in grave:
         grave[id(outer)] = {header for header, items in theirs.items() if any(_matters(name, item) for item in items)}
     lost = (items[0].args[0] for header, items in theirs.items() if header not in both)
-    shown = ", ".join(word for word, _ in zip(lost, range(6))) + (f" and {count - 6} more" if count > 6 else "")
+    shown = ", ".join(word for word, _rest in zip(lost, range(6))) + (f" and {count - 6} more" if count > 6 else "")
     severity = None if grave[id(outer)] - both else "low"
     run.find("NGX-18", at, f"{name} here silences those of {outer.name} at {outer.where}: {shown}", severity=severity)
 
@@ -169,7 +169,7 @@ def _answers(run: Run, server: Server) -> list[Server | Location]:
     """The places whose answers are documents."""
     out = []
     for place in run.model.places(server):
-        kind, _ = run.model.answer(place)
+        kind, _rest = run.model.answer(place)
         if kind in (REFUSE, REDIRECT) or (isinstance(place, Location) and place.internal and not place.named):
             continue
         if kind == STATUS or run.model.closed(place.block):

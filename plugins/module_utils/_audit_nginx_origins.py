@@ -35,7 +35,7 @@ def judge(run: Run) -> None:
     for item in model.walk("add_header", "more_set_headers"):
         name, value = item.args[0] if item.args else "", item.args[1] if len(item.args) > 1 else ""
         if item.name == "more_set_headers":
-            name, _, value = name.partition(":")
+            name, _rest, value = name.partition(":")
         if name.lower() != "access-control-allow-origin":
             continue
         given = _with_credentials(item)
@@ -60,7 +60,7 @@ def _echoes(run: Run, word: str, item: Directive, depth: int = 0) -> bool:
         # Inside "if ($http_origin ~ ...)" the pattern has let it through.
         return not (level is not None and level.name == "if" and condition(level)[:1] == ["$http_origin"])
     for found in run.values.maps.get(word.lower(), ()):
-        for key, result, _ in found.entries:
+        for key, result, _rest in found.entries:
             if key in ("default", "~.*", "~.", "~^.*$", "~.+", "~^") and "http_origin" in [
                 name.lower() for name in variables(result)
             ]:

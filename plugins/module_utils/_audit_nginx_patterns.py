@@ -81,7 +81,7 @@ def _conditions(run: Run) -> None:
 def _twice(run: Run) -> list[tuple[str, Directive]]:
     out, seen = [], {}
     for key, users in run.model.sockets.items():
-        for server, _ in users:
+        for server, _rest in users:
             for name in dict.fromkeys(server.names):
                 first = seen.setdefault((key, name), server)
                 if first is not server and name not in ("",):
@@ -127,7 +127,7 @@ def _deciding(run: Run) -> set[str]:
     ):
         words = condition(item) if item.name == "if" else item.args
         out.update(name.lower() for word in words for name in variables(word))
-    for _ in range(3):
+    for _rest in range(3):
         out |= {
             name.lower()
             for found in list(out)

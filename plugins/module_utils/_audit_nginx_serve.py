@@ -170,7 +170,7 @@ def _default_servers(run: Run) -> None:
     for key, users in run.model.sockets.items():
         server, listen = run.model.default_of(key)
         if not listen.outside:
-            if len({id(user) for user, _ in users}) > 1 and not listen.default:
+            if len({id(user) for user, _rest in users}) > 1 and not listen.default:
                 run.find(
                     "NGX-05", listen.directive, f"{listen}: several servers, none is default_server", severity="low"
                 )
@@ -194,7 +194,7 @@ def _ports(run: Run) -> None:
         for outer in run.tree.root.find(kind):
             for block in outer.find("server"):
                 listens += [(block, parse_listen(item)) for item in block.find("listen")]
-    for _, listen in listens:
+    for _rest, listen in listens:
         if listen.outside and listen.port not in run.policy.ports:
             declared = ", ".join(str(port) for port in sorted(run.policy.ports)) or "none"
             run.find("NGX-06", listen.directive, f"listen {listen}; declared: {declared}")
@@ -264,7 +264,7 @@ def _zones(run: Run, name: str) -> dict[str, tuple[str, float, Directive]]:
     for item in run.model.walk(f"{name}_zone"):
         words = dict(word.partition("=")[::2] for word in item.args[1:])
         zone = words.get("zone", "").partition(":")[0]
-        number, _, unit = words.get("rate", "").partition("r/")
+        number, _rest, unit = words.get("rate", "").partition("r/")
         rate = (float(number) / (60 if unit == "m" else 1)) if number.isdigit() and len(number) < 10 else 0.0
         if zone:
             out[zone] = (item.args[0], rate, item)
@@ -277,7 +277,7 @@ def _limit(run: Run, rule: Directive, name: str, zones: dict) -> str:
     zone = _zone(rule, name)
     if zone not in zones:
         return ""
-    key, rate, _ = zones[zone]
+    key, rate, _rest = zones[zone]
     value = run.values.text(key, rule)
     if value.client:
         return f"zone {zone} counts by {key}, which the client chooses"
@@ -344,7 +344,7 @@ def _limits(run: Run, check: str, name: str) -> None:
                 run.find(check, place, f"no {name} applies")
     if used and not used & set(zones):
         return
-    for zone, (_, _, item) in zones.items():
+    for zone, (_rest, _rest, item) in zones.items():
         if zone not in used:
             run.find(check, item, f"zone {zone} is not used by any {name}", severity="low")
 
@@ -423,7 +423,7 @@ def _logs(run: Run) -> None:
     model = run.model
     known: dict[int, bool] = {}
     counters = {id(server) for server in model.servers if _only_shows_counters(run, server)}
-    beside = {key for key, users in model.sockets.items() if any(id(server) in counters for server, _ in users)}
+    beside = {key for key, users in model.sockets.items() if any(id(server) in counters for server, _rest in users)}
     for server in run.outside():
         if id(server) in counters:
             continue
@@ -435,7 +435,7 @@ def _logs(run: Run) -> None:
             off = _unlogged(run, place, known)
             if off is None:
                 continue
-            kind, _ = model.answer(place)
+            kind, _rest = model.answer(place)
             name = place.path if isinstance(place, Location) else ""
             inside = isinstance(place, Location) and place.internal
             if kind == STATUS or model.closed(place.block) or (name and _QUIET.search(name)) or inside:

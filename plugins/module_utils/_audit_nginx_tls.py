@@ -29,8 +29,10 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_run impor
 OLD = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1")
 #: What nginx uses without ssl_ciphers.
 DEFAULT_CIPHERS = "HIGH:!aNULL:!MD5"
-GOOD_GROUPS = frozenset({"x25519", "x448", "prime256v1", "p-256", "secp256r1", "secp384r1", "p-384", "secp521r1", "p-521", "auto", "ffdhe2048", "ffdhe3072", "ffdhe4096",
-                         "ffdhe6144", "ffdhe8192", "x25519mlkem768", "secp256r1mlkem768", "secp384r1mlkem1024", "mlkem512", "mlkem768", "mlkem1024", "curvesm2mlkem768"})  # fmt: skip
+GOOD_GROUPS = frozenset({"x25519", "x448", "prime256v1", "p-256", "secp256r1", "secp384r1", "p-384", "secp521r1", "p-521", "auto", "ffdhe2048",
+    "ffdhe3072", "ffdhe4096",
+                         "ffdhe6144", "ffdhe8192", "x25519mlkem768", "secp256r1mlkem768", "secp384r1mlkem1024", "mlkem512", "mlkem768", "mlkem1024",
+                         "curvesm2mlkem768"})  # fmt: skip
 COMMON_GROUPS = frozenset({"x25519", "prime256v1", "p-256", "secp256r1", "auto"})
 PROTOCOL = ("TLS-02", "TLS-03", "TLS-04", "TLS-05", "TLS-06")
 UPSTREAM_TLS = {"proxy_pass": "proxy", "grpc_pass": "grpc", "uwsgi_pass": "uwsgi"}
@@ -219,7 +221,7 @@ def _ciphers(run: Run, server: Server) -> None:
                 f"TLS 1.3 suites {', '.join(weak)}",
                 severity="medium" if all("CCM_8" in name for name in weak) else None,
             )
-    versions, _ = protocols(run, server.block)
+    versions, _rest = protocols(run, server.block)
     if versions is not None and set(versions) <= {"TLSv1.3"} and "protocol" not in given:
         return
     chosen, level, weak, at = suites(run, server.block)
@@ -275,7 +277,7 @@ def _sessions(run: Run, server: Server) -> None:
     given = commands(run, block)
     _parameters(run, server)
     prefers = model.effective(block, "ssl_prefer_server_ciphers")
-    _, _, weak, _ = suites(run, block)
+    _rest, _rest, weak, _rest = suites(run, block)
     if prefers is not None and prefers.args == ("on",) and not weak:
         run.find("TLS-05", prefers, f"{show(prefers)}, though every suite is strong")
     tickets = model.effective(block, "ssl_session_tickets")
@@ -302,7 +304,8 @@ def _sessions(run: Run, server: Server) -> None:
     early = model.effective(block, "ssl_early_data")
     if early is not None and early.args == ("on",):
         run.find("TLS-06", early, f"{show(early)}: what is sent early can be replayed")
-    bad = sorted(words & {"UnsafeLegacyRenegotiation", "+UnsafeLegacyRenegotiation", "UnsafeRenegotiation", "ClientRenegotiation", "+ClientRenegotiation", "Compression", "+Compression",
+    bad = sorted(words & {"UnsafeLegacyRenegotiation", "+UnsafeLegacyRenegotiation", "UnsafeRenegotiation", "ClientRenegotiation",
+        "+ClientRenegotiation", "Compression", "+Compression",
                           "-ExtendedMasterSecret", "-EncryptThenMac", "-AntiReplay", "-NoRenegotiation"})  # fmt: skip
     if bad and options[1] is not None:
         run.find("TLS-06", options[1], f"{show(options[1])}: {', '.join(bad)}")
@@ -343,7 +346,7 @@ def dh_bits(text: str) -> int | None:
         return int.from_bytes(der[at + 2 : at + 2 + width], "big"), at + 2 + width
 
     try:
-        _, at = header(0)
+        _rest, at = header(0)
         length, at = header(at)
     except IndexError:
         return None

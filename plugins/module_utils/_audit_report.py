@@ -348,6 +348,10 @@ class Report:
 _KEPT = ("audited", "id", "title", "severity", "subject", "where", "evidence")
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def usable(entry: object) -> bool:
     """Whether an entry of a history is one."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("generated"), str):
@@ -355,17 +359,17 @@ def usable(entry: object) -> bool:
     if parse_time(entry["generated"]) is None or not isinstance(entry.get("scores"), Mapping):
         return False
     values = [entry.get("score"), *entry["scores"].values()]
-    if not all(value is None or (type(value) is int and 0 <= value <= 100) for value in values):
+    if not all(value is None or (_whole(value) and 0 <= value <= 100) for value in values):
         return False
     numbers = entry.get("open")
-    if not isinstance(numbers, Mapping) or not all(type(numbers.get(name)) is int for name in SEVERITIES):
+    if not isinstance(numbers, Mapping) or not all(_whole(numbers.get(name)) for name in SEVERITIES):
         return False
     findings = entry.get("findings", [])
     return isinstance(findings, list) and all(
         isinstance(item, Mapping)
         and all(isinstance(item.get(key), str) for key in _KEPT)
         and item["severity"] in RANK
-        and type(item.get("missed", 0)) is int
+        and _whole(item.get("missed", 0))
         for item in findings
     )
 

@@ -42,7 +42,7 @@ def _moment() -> None:
 
 
 def _ports(text: str) -> tuple[int, str] | None:
-    number, _, protocol = text.partition("/")
+    number, _rest, protocol = text.partition("/")
     return (int(number), protocol or "tcp") if number.isdigit() else None
 
 
@@ -79,8 +79,8 @@ def audit_runtime(
     """Decide RUN-01 to RUN-08.
 
     sessions: numbers of the processes of running exec sessions, by container. expected: models by project.
-    model_problems: why models that were named are not among them. declared: ports ("8000" or "53/udp") by service, container, or "project/service". pause: what passes before a
-    process that looks wrong is looked at again.
+    model_problems: why models that were named are not among them. declared: ports ("8000" or "53/udp")
+    by service, container, or "project/service". pause: what passes before a process that looks wrong is looked at again.
     """
     expected, projects, model_problems = expected or {}, tuple(projects), tuple(model_problems)
     for problem in model_problems:

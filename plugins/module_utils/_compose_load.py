@@ -262,13 +262,13 @@ class _Loader(Reader):
 
     def prepare(self, name: str, service: Map, services: Map) -> None:
         """One service of an extended file in the long form, once, with paths of that file's directory."""
-        _, paths, done = self.bases.get(id(services), (None, None, None))
+        _rest, paths, done = self.bases.get(id(services), (None, None, None))
         if done is None or name in done:
             return
         done.add(name)
         # Compose looks at types only after the merge, where a null may be replaced; what else is wrong stays wrong.
         empty = [(key, service.lines[key]) for key, value in service.items() if value is None]
-        for key, _ in empty:
+        for key, _rest in empty:
             service.drop(key)
         validate(service, _LOOSE_SERVICE, ("services", name), service.place, self.only_types)
         self.canonical.service(service, name)

@@ -419,8 +419,8 @@ class Canonical:
 
     def drop_empty(self, items: Seq) -> None:
         kept = [(item, line) for item, line in zip(items, items.lines) if item not in ("", None)]
-        items[:] = [item for item, _ in kept]
-        items.lines[:] = [line for _, line in kept]
+        items[:] = [item for item, _rest in kept]
+        items.lines[:] = [line for _rest, line in kept]
 
     def build(self, service: Map, name: str, build: object) -> None:
         place = service.lines["build"]
@@ -483,7 +483,7 @@ class Paths:
                 mount["source"] = self.host(mount["source"])
             else:
                 report(line, f"services.{name}: a bind mount has no source", "add the path on the host", "value")
-        for item, _ in _maps(service.get("env_file")):
+        for item, _rest in _maps(service.get("env_file")):
             if item.get("path").__class__ is str:
                 item["path"] = self.path(item["path"])
         files = service.get("label_file")
@@ -502,7 +502,7 @@ class Paths:
         if extends.__class__ is Map and extends.get("file").__class__ is str:
             extends["file"] = self.path(extends["file"])
         develop = service.get("develop")
-        for item, _ in _maps(develop.get("watch") if develop.__class__ is Map else None):
+        for item, _rest in _maps(develop.get("watch") if develop.__class__ is Map else None):
             if item.get("path").__class__ is str:
                 item["path"] = self.path(item["path"])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _compose_values as values
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
@@ -231,7 +232,7 @@ class Reader:
                 continue
             where = self.project._shown(line)
 
-            def lookup(label: str, found: dict = found) -> str | None:
+            def lookup(label: str, found: Mapping = MappingProxyType(found)) -> str | None:
                 return found[label][0] if label in found else None
 
             for entry in self.env_file(path, where, lookup, f"the label file of {name}"):
@@ -263,7 +264,7 @@ class Reader:
             if self.files.knows(path) and self.files.stat(path) is None and values.flag(item.get("required")) is False:
                 continue
 
-            def lookup(variable: str, known: dict = known) -> str | None:
+            def lookup(variable: str, known: Mapping = MappingProxyType(known)) -> str | None:
                 return known[variable] if variable in known else self.env.get(variable)
 
             entries = self.env_file(path, where, lookup, f"the env file of {name}")

@@ -12,6 +12,7 @@ what is not of the right form is left out (``_compose_load.load`` has reported i
 from __future__ import annotations
 
 import ipaddress
+import math
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -202,7 +203,7 @@ def text(value: object) -> str:
 
 def _go_float(value: float) -> str:
     """As Go prints it: shortest digits, with an exponent from a million on and below a ten-thousandth."""
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         return str(value)
     sign, digits, exponent = Decimal(repr(value)).as_tuple()
     shown = "".join(map(str, digits)).rstrip("0") or "0"
@@ -293,8 +294,8 @@ def _port_range(value: str) -> tuple[int, int]:
 
 def parse_port(spec: str) -> list[dict]:
     """The long form of a short entry, one mapping for every port of a range. Raises ValueError."""
-    head, _, container = spec.rpartition(":")
-    ip, _, published = head.rpartition(":")
+    head, _rest, container = spec.rpartition(":")
+    ip, _rest, published = head.rpartition(":")
     target, slash, protocol = container.partition("/")
     protocol = (protocol.split("/")[0] or "tcp") if slash else "tcp"
     if ip.startswith("[") and ip.endswith("]"):
@@ -476,7 +477,7 @@ def volumes(service: Mapping) -> list[Mount]:
     for index, entry in enumerate([tmpfs] if isinstance(tmpfs, str) else tmpfs if isinstance(tmpfs, list) else []):
         if not isinstance(entry, str):
             continue
-        target, _, written = entry.partition(":")
+        target, _rest, written = entry.partition(":")
         options = {}
         for option in filter(None, written.split(",")):
             name, equals, value = option.partition("=")
@@ -521,7 +522,7 @@ def extra_hosts(service: Mapping) -> dict[str, list[str]]:
     for item in value if isinstance(value, list) else ():
         if isinstance(item, str):
             separator = "=" if "=" in item else ":"
-            name, _, rest = item.partition(separator)
+            name, _rest, rest = item.partition(separator)
             found.setdefault(name, []).extend(filter(None, rest.split(",")))
     return {
         name: [one[1:-1] if len(one) > 2 and one[0] == "[" and one[-1] == "]" else one for one in addresses]
@@ -577,7 +578,7 @@ def depends_on(service: Mapping, implied: bool = False) -> list[Dependency]:
             flag(item.get("restart")) is True,
         )
     if implied:
-        for _, link in _entries(service, "links"):
+        for _rest, link in _entries(service, "links"):
             parts = _string(link).split(":")
             name = parts[0] if len(parts) <= 2 else _string(link)
             if name:
@@ -586,7 +587,7 @@ def depends_on(service: Mapping, implied: bool = False) -> list[Dependency]:
             mode = _string(service.get(key))
             if mode.startswith("service:"):
                 found.setdefault(mode[8:], Dependency(mode[8:], restart=True, key=key))
-        for _, entry in _entries(service, "volumes_from"):
+        for _rest, entry in _entries(service, "volumes_from"):
             name = _string(entry)
             if name and not name.startswith("container:"):
                 name = name.partition(":")[0]
@@ -646,7 +647,7 @@ def security_opt(service: Mapping) -> list[tuple[str, str, int]]:
     found = []
     for index, entry in _entries(service, "security_opt"):
         if isinstance(entry, str):
-            name, _, value = entry.partition("=" if "=" in entry else ":")
+            name, _rest, value = entry.partition("=" if "=" in entry else ":")
             found.append((name.strip().lower(), value.strip(), index))
     return found
 

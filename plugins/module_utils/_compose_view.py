@@ -348,7 +348,7 @@ def _inherited(project: Project, name: str, host: Files | None) -> list[tuple[Mo
     found = []
     listed = project.services[name].get("volumes_from")
     for index, entry in enumerate(listed if isinstance(listed, list) else []):
-        source, _, mode = str(entry).partition(":")
+        source, _rest, mode = str(entry).partition(":")
         if source == name or source not in project.services:
             continue
         for mount in values.volumes(project.services[source]):

@@ -15,7 +15,10 @@ import binascii
 import re
 from collections.abc import Callable
 
-import yaml
+try:
+    import yaml
+except ImportError:  # on a host; only the controller reads YAML
+    yaml = None
 
 #: Deepest nesting that is read. Compose's own model is nine levels deep.
 MAX_DEPTH = 64
@@ -401,7 +404,7 @@ _FIXES = (
 
 def _line(text: str, number: int) -> str:
     start = 0
-    for _ in range(number - 1):
+    for _rest in range(number - 1):
         start = text.find("\n", start) + 1
         if not start:
             return ""

@@ -106,7 +106,7 @@ def ports_of(container: dict) -> tuple[Port, ...]:
             bound[key] = entries
     found = set()
     for key, entries in bound.items():
-        target, _, protocol = key.partition("/")
+        target, _rest, protocol = key.partition("/")
         inside = _number(target)
         if inside is None:
             continue
@@ -239,7 +239,7 @@ def _user(container: dict, table: ProcessTable, sessions: Collection[int]) -> tu
     uids = frozenset((inside.inside(uid) if inside else uid) for item in processes for uid in item.uids)
     if configured_root(container):
         return user, uids
-    name, _, group = user.partition(":")
+    name, _rest, group = user.partition(":")
     if not name.isdigit():
         return user, uids - {0}  # a process of root is then not what was configured: RUN-03
     if not group and not (inside and inside.remapped):

@@ -177,7 +177,7 @@ def sources(mount: Mount) -> Iterator[tuple[str, bool]]:
     elif device.startswith("/dev/"):
         yield device, writable
     for option in options:
-        name, _, value = option.partition("=")
+        name, _rest, value = option.partition("=")
         if name in ("lowerdir", "upperdir"):
             for path in value.split(":"):
                 if path.startswith("/"):
@@ -206,7 +206,7 @@ def _credentials(path: str) -> bool:
     else:
         if not path.startswith("/home/"):
             return False
-        _user, _, rest = path[len("/home/") :].partition("/")
+        _user, _rest, rest = path[len("/home/") :].partition("/")
         if not rest:
             return True
     return any(_below(rest, name) for name in CREDENTIAL_DIRECTORIES)
@@ -286,7 +286,7 @@ def tmpfs_faults(mount: Tmpfs) -> list[str]:
     safe = {"exec": True, "suid": True, "dev": True}
     size = ""
     for option in mount.options:
-        name, _, value = option.strip().partition("=")
+        name, _rest, value = option.strip().partition("=")
         if name in safe:
             safe[name] = False
         elif name.startswith("no") and name[2:] in safe:

@@ -70,7 +70,7 @@ def security_options(entries: Iterable | None) -> list[str]:
     found = set()
     for entry in entries or ():
         entry = str(entry).strip()
-        name, _, value = entry.partition("=" if "=" in entry else ":")
+        name, _rest, value = entry.partition("=" if "=" in entry else ":")
         if name == "no-new-privileges":
             value = "true" if value in _TRUE else "false"
         elif name == "seccomp" and value not in ("unconfined", "builtin"):
@@ -170,7 +170,7 @@ def _service(service: Mapping, project: str, top: Mapping[str, Mapping]) -> dict
         environment = {name: value if equals else None for name, equals, value in pairs}
     mounts = [_volume_mount(entry, project, top["volumes"]) for entry in service.get("volumes") or ()]
     for entry in _list(service.get("tmpfs")):
-        target, _, options = str(entry).partition(":")
+        target, _rest, options = str(entry).partition(":")
         mounts.append(tmpfs_text(target, options.split(",")))
     mounts += _files(service, "secrets", top["secrets"]) + _files(service, "configs", top["configs"])
     mode = str(service.get("network_mode") or "")

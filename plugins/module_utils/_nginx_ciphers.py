@@ -121,8 +121,10 @@ def _table() -> tuple[Suite, ...]:
         if exchange != "ECDHE":
             add(f"{prefix}DES-CBC-SHA", exchange, auth, "DES", 56, "SHA1", version)
             add(f"{prefix}SEED-SHA", exchange, auth, "SEED", 128, "SHA1", version)
-    for name, cipher, bits, mac in (("RC4-MD5", "RC4", 128, "MD5"), ("NULL-MD5", "NULL", 0, "MD5"), ("NULL-SHA256", "NULL", 0, "SHA256"), ("IDEA-CBC-SHA", "IDEA", 128, "SHA1"),
-                                    ("EXP-RC4-MD5", "RC4", 40, "MD5"), ("EXP-DES-CBC-SHA", "DES", 40, "SHA1"), ("EXP-RC2-CBC-MD5", "RC2", 40, "MD5")):  # fmt: skip
+    for name, cipher, bits, mac in (("RC4-MD5", "RC4", 128, "MD5"), ("NULL-MD5", "NULL", 0, "MD5"), ("NULL-SHA256", "NULL", 0, "SHA256"),
+        ("IDEA-CBC-SHA", "IDEA", 128, "SHA1"),
+                                    ("EXP-RC4-MD5", "RC4", 40, "MD5"), ("EXP-DES-CBC-SHA", "DES", 40, "SHA1"), ("EXP-RC2-CBC-MD5", "RC2", 40,
+                                    "MD5")):  # fmt: skip
         add(name, "RSA", "RSA", cipher, bits, mac, "TLSv1.2" if mac == "SHA256" else "SSLv3")
     add("ADH-RC4-MD5", "DHE", "NULL", "RC4", 128, "MD5", "SSLv3")
     return tuple(out)
@@ -137,21 +139,28 @@ def _rules(s: Suite) -> dict[str, bool]:
     """Whether each word of a cipher list stands for the suite."""
     return {
         "ALL": s.cipher != "NULL", "COMPLEMENTOFALL": s.cipher == "NULL", "COMPLEMENTOFDEFAULT": s.auth == "NULL" and s.cipher != "NULL",
-        "HIGH": s.bits >= 128 and s.cipher not in ("RC4", "SEED", "IDEA", "RC2") or s.cipher == "3DES", "MEDIUM": s.cipher in ("RC4", "SEED", "IDEA", "RC2") and s.bits >= 128,
-        "LOW": s.cipher == "DES" and s.bits == 56, "EXP": s.bits == 40, "EXPORT": s.bits == 40, "EXPORT40": s.bits == 40, "eNULL": s.cipher == "NULL", "NULL": s.cipher == "NULL",
+        "HIGH": s.bits >= 128 and s.cipher not in ("RC4", "SEED", "IDEA", "RC2") or s.cipher == "3DES", "MEDIUM": s.cipher in ("RC4", "SEED", "IDEA",
+        "RC2") and s.bits >= 128,
+        "LOW": s.cipher == "DES" and s.bits == 56, "EXP": s.bits == 40, "EXPORT": s.bits == 40, "EXPORT40": s.bits == 40, "eNULL": s.cipher == "NULL",
+        "NULL": s.cipher == "NULL",
         "aNULL": s.auth == "NULL", "kRSA": s.exchange == "RSA", "RSA": s.exchange == "RSA" or s.auth == "RSA", "aRSA": s.auth == "RSA",
-        "kDHE": s.exchange == "DHE", "kEDH": s.exchange == "DHE", "DH": s.exchange == "DHE", "DHE": s.exchange == "DHE" and s.auth != "NULL", "EDH": s.exchange == "DHE" and s.auth != "NULL",
+        "kDHE": s.exchange == "DHE", "kEDH": s.exchange == "DHE", "DH": s.exchange == "DHE", "DHE": s.exchange == "DHE" and s.auth != "NULL",
+        "EDH": s.exchange == "DHE" and s.auth != "NULL",
         "ADH": s.exchange == "DHE" and s.auth == "NULL", "kECDHE": s.exchange == "ECDHE", "kEECDH": s.exchange == "ECDHE", "ECDH": s.exchange == "ECDHE",
-        "ECDHE": s.exchange == "ECDHE" and s.auth != "NULL", "EECDH": s.exchange == "ECDHE" and s.auth != "NULL", "AECDH": s.exchange == "ECDHE" and s.auth == "NULL",
+        "ECDHE": s.exchange == "ECDHE" and s.auth != "NULL", "EECDH": s.exchange == "ECDHE" and s.auth != "NULL",
+        "AECDH": s.exchange == "ECDHE" and s.auth == "NULL",
         "aDSS": s.auth == "DSS", "DSS": s.auth == "DSS", "aECDSA": s.auth == "ECDSA", "ECDSA": s.auth == "ECDSA",
 
         "AES": s.cipher.startswith("AES"), "AES128": s.cipher.startswith("AES") and s.bits == 128, "AES256": s.cipher.startswith("AES") and s.bits == 256,
         "AESGCM": s.cipher == "AESGCM", "AESCCM": s.cipher in ("AESCCM", "AESCCM8"), "AESCCM8": s.cipher == "AESCCM8", "CHACHA20": s.cipher == "CHACHA20",
         "CAMELLIA": s.cipher == "CAMELLIA", "CAMELLIA128": s.cipher == "CAMELLIA" and s.bits == 128, "CAMELLIA256": s.cipher == "CAMELLIA" and s.bits == 256,
-        "ARIA": s.cipher == "ARIAGCM", "ARIAGCM": s.cipher == "ARIAGCM", "ARIA128": s.cipher == "ARIAGCM" and s.bits == 128, "ARIA256": s.cipher == "ARIAGCM" and s.bits == 256,
-        "3DES": s.cipher == "3DES", "DES": s.cipher == "DES", "RC4": s.cipher == "RC4", "RC2": s.cipher == "RC2", "IDEA": s.cipher == "IDEA", "SEED": s.cipher == "SEED",
+        "ARIA": s.cipher == "ARIAGCM", "ARIAGCM": s.cipher == "ARIAGCM", "ARIA128": s.cipher == "ARIAGCM" and s.bits == 128,
+        "ARIA256": s.cipher == "ARIAGCM" and s.bits == 256,
+        "3DES": s.cipher == "3DES", "DES": s.cipher == "DES", "RC4": s.cipher == "RC4", "RC2": s.cipher == "RC2", "IDEA": s.cipher == "IDEA",
+        "SEED": s.cipher == "SEED",
         "MD5": s.mac == "MD5", "SHA1": s.mac == "SHA1", "SHA": s.mac == "SHA1", "SHA256": s.mac == "SHA256", "SHA384": s.mac == "SHA384", "AEAD": s.aead,
-        "TLSv1.2": s.version == "TLSv1.2", "TLSv1.0": s.version == "TLSv1", "TLSv1": s.version in ("TLSv1", "SSLv3"), "SSLv3": s.version == "SSLv3", "FIPS": s.cipher.startswith("AES"),
+        "TLSv1.2": s.version == "TLSv1.2", "TLSv1.0": s.version == "TLSv1", "TLSv1": s.version in ("TLSv1", "SSLv3"), "SSLv3": s.version == "SSLv3",
+        "FIPS": s.cipher.startswith("AES"),
         "SUITEB128": s.name in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"), "SUITEB192": s.name == "ECDHE-ECDSA-AES256-GCM-SHA384",
         "SUITEB128ONLY": s.name == "ECDHE-ECDSA-AES128-GCM-SHA256", "SUITEB128C2": s.name == "ECDHE-ECDSA-AES128-GCM-SHA256",
     }  # fmt: skip
@@ -196,7 +205,7 @@ def expand(text: str) -> tuple[tuple[Suite, ...], int | None]:
             level = int(match[1]) if match else level
             continue
         mark, rest = (word[0], word[1:]) if word[0] in "!-+" else ("", word)
-        rest, _, extra = rest.partition("@")
+        rest, _rest, extra = rest.partition("@")
         if match := re.fullmatch(r"SECLEVEL=([0-5])", extra):
             level = int(match[1])
         if rest == "DEFAULT" and not mark:

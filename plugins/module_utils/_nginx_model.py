@@ -565,7 +565,7 @@ def split_target(text: str) -> tuple[str, str]:
     """Host (with port) and what follows it, of the target of a pass directive."""
     text = re.sub(r"^[a-z]+://", "", text)
     if text.startswith("unix:"):
-        path, _, rest = text[5:].partition(":")
+        path, _rest, rest = text[5:].partition(":")
         return "unix:" + path, rest
     match = re.match(r"(\[[^\]]*\](?::[^/?#$]*)?|[^/?#]*)(.*)", text, re.DOTALL)
     return (match[1], match[2]) if match else (text, "")

@@ -62,7 +62,8 @@ _CLASSES = {
 }  # fmt: skip
 _POSIX = {
     "alpha": LOWER | UPPER, "digit": DIGIT, "alnum": LOWER | UPPER | DIGIT, "lower": LOWER, "upper": UPPER, "word": WORD, "space": SPACE,
-    "blank": mask_of(" \t"), "xdigit": DIGIT | _span("a", "f") | _span("A", "F"), "punct": _span("!", "/") | _span(":", "@") | _span("[", "`") | _span("{", "~"),
+    "blank": mask_of(" \t"), "xdigit": DIGIT | _span("a", "f") | _span("A", "F"), "punct": _span("!", "/") | _span(":", "@") | _span("[",
+    "`") | _span("{", "~"),
     "cntrl": (1 << 32) - 1 | 1 << 127, "graph": _span("!", "~"), "print": _span(" ", "~"), "ascii": (1 << 128) - 1,
 }  # fmt: skip
 _CONTROL = {"n": 10, "r": 13, "t": 9, "f": 12, "a": 7, "e": 27}
@@ -540,9 +541,9 @@ def _first(node: tuple) -> tuple[int, bool]:
     if kind == "alt":
         parts = [_first(part) for part in node[1]]
         mask = 0
-        for part, _ in parts:
+        for part, _rest in parts:
             mask |= part
-        return mask, any(empty for _, empty in parts)
+        return mask, any(empty for _rest, empty in parts)
     if kind == "cat":
         mask = 0
         for part in node[1]:
@@ -625,7 +626,7 @@ class _Program:
         raise TooHard(f"a pattern uses {kind}")
 
     def repeat(self, node: tuple, after: int) -> int:
-        _, inner, least, most, possessive = node
+        _rest, inner, least, most, possessive = node
         if self.loose and possessive:
             return self.build(("atomic", inner), after)
         many = most is None or (self.loose and most - least > 8)
@@ -640,12 +641,12 @@ class _Program:
             if not least:
                 return start
             after, least = body, least - 1
-            for _ in range(least):
+            for _rest in range(least):
                 after = self.build(inner, after)
             return after
-        for _ in range((most or 0) - least if not self.loose else min((most or 0) - least, 8)):
+        for _rest in range((most or 0) - least if not self.loose else min((most or 0) - least, 8)):
             after = self.state(None, [self.build(inner, after), after])
-        for _ in range(least):
+        for _rest in range(least):
             after = self.build(inner, after)
         return after
 
@@ -806,7 +807,7 @@ class _Program:
                 )
                 own = 1 if state in follow[state] and not free[state] else 0
                 count[state] = after + own
-            best = max(best, max(count.values(), default=0))
+            best = max(best, *count.values())
         return best
 
 

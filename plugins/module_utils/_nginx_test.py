@@ -26,8 +26,10 @@ TIMEOUT = 20
 FIRST_PORT, MAX_PORTS = 39000, 2000
 PASSES = ("proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass", "memcached_pass", "auth_http")
 #: Left out of the copy: they need an account, a file or a device, and are judged elsewhere.
-DROPPED = ("user", "daemon", "working_directory", "ssl_engine", "lock_file", "worker_cpu_affinity", "worker_priority", "debug_points", "ssl_password_file", "google_perftools_profiles",
-           "ssl_stapling_file", "ssl_session_ticket_key", "ssl_dhparam", "ssl_crl", "proxy_ssl_crl", "proxy_ssl_password_file", "thread_pool_file", "perl_modules", "ssl_ocsp_cache")  # fmt: skip
+DROPPED = ("user", "daemon", "working_directory", "ssl_engine", "lock_file", "worker_cpu_affinity", "worker_priority", "debug_points",
+    "ssl_password_file", "google_perftools_profiles",
+           "ssl_stapling_file", "ssl_session_ticket_key", "ssl_dhparam", "ssl_crl", "proxy_ssl_crl", "proxy_ssl_password_file", "thread_pool_file",
+           "perl_modules", "ssl_ocsp_cache")  # fmt: skip
 #: Need a certificate of authorities that is not read here.
 TRUST = (
     "ssl_client_certificate",
@@ -45,12 +47,14 @@ VERIFY = (
     "ssl_stapling",
     "ssl_stapling_verify",
 )
-CERTIFICATES = ("ssl_certificate", "ssl_certificate_key", "proxy_ssl_certificate", "proxy_ssl_certificate_key", "grpc_ssl_certificate", "grpc_ssl_certificate_key",
+CERTIFICATES = ("ssl_certificate", "ssl_certificate_key", "proxy_ssl_certificate", "proxy_ssl_certificate_key", "grpc_ssl_certificate",
+    "grpc_ssl_certificate_key",
                 "uwsgi_ssl_certificate", "uwsgi_ssl_certificate_key")  # fmt: skip
 TEMPORARY = ("client_body_temp_path", "proxy_temp_path", "fastcgi_temp_path", "uwsgi_temp_path", "scgi_temp_path")
 #: What the place of the test refuses, not the configuration.
 SURROUNDINGS = re.compile(
-    r"bind\(\)|Permission denied|host not found|getpwnam|getgrnam|Operation not permitted|No space left|Too many open files|Cannot allocate|socket\(\)|mkdir\(\)|dlopen\(\)|module .* is not binary compatible"
+    r"bind\(\)|Permission denied|host not found|getpwnam|getgrnam|Operation not permitted|No space left|Too many open files|Cannot"
+    r" allocate|socket\(\)|mkdir\(\)|dlopen\(\)|module .* is not binary compatible"
 )
 
 

@@ -375,7 +375,7 @@ class Values:
 
     def sets_before(self, name: str, at: Directive) -> list[Directive]:
         """The set lines of a variable that can have run before a directive."""
-        return [item for _, items in self._set_levels(name, at) for item in items] if name in self.sets else []
+        return [item for _rest, items in self._set_levels(name, at) for item in items] if name in self.sets else []
 
     def _of_map(self, found: Map) -> Value:
         value = Value()
@@ -436,13 +436,13 @@ class Values:
                 given = self._options(found.variable.lower(), tls, depth)[0] or ""
                 chosen = [
                     result
-                    for key, result, _ in found.entries
+                    for key, result, _rest in found.entries
                     if key.lstrip("\\") == given or (key.startswith("~") and self._hit(key, given))
                 ]
-                chosen = chosen[:1] or [result for key, result, _ in found.entries if key == "default"]
+                chosen = chosen[:1] or [result for key, result, _rest in found.entries if key == "default"]
                 return self._strings(chosen[0], tls, depth + 1) if chosen else [""]
             out: list[str | None] = [] if found.default else [""]
-            for _, result, _ in found.entries:
+            for _rest, result, _rest in found.entries:
                 out.extend(self._strings(result, tls, depth + 1))
             return list(dict.fromkeys(out))
         if name in self.sets and len(self.sets[name]) <= 8:

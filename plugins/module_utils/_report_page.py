@@ -175,7 +175,8 @@ footer p{max-width:46rem}footer p+p{margin-top:.5rem}
 .stack thead{display:none}.stack tr{display:grid;grid-template-columns:minmax(0,1fr) auto;gap:.2rem .75rem;padding:.7rem 0;
 border-bottom:1px solid var(--line);align-items:center}.stack tbody tr:last-child{border-bottom:0}
 .stack th,.stack td{border:0;padding:0}.stack .full{grid-column:1/-1}.stack .left{text-align:left}
-.place{grid-template-columns:minmax(0,1fr)}.hero .tiles{gap:.4rem}.hero .tiles dt{font-size:.8rem;gap:.3rem}.pick{flex:1 1 44%}.rows li,.rows.sevs li{display:block}.rows li>span:first-child{margin-right:.5rem}.half{width:auto}
+.place{grid-template-columns:minmax(0,1fr)}.hero .tiles{gap:.4rem}.hero .tiles dt{font-size:.8rem;gap:.3rem}
+.pick{flex:1 1 44%}.rows li,.rows.sevs li{display:block}.rows li>span:first-child{margin-right:.5rem}.half{width:auto}
 .sect{width:4.6rem}.tabs>label{padding:.45rem .7rem}.group>summary,.body{padding-left:.85rem;padding-right:.85rem}
 .ring svg{width:6rem;height:6rem}.sev>span{padding:.4rem .5rem;font-size:.85rem;gap:.3rem}}
 @media print{@page{size:A4;margin:14mm 13mm}
@@ -242,7 +243,8 @@ function reveal(){var t=document.getElementById(location.hash.slice(1));if(!t||!
 if(t.hidden){form.reset();apply()}t.open=true;t.scrollIntoView()}
 window.addEventListener("hashchange",function(){read();apply();reveal()});
 var was=null;
-window.addEventListener("beforeprint",function(){was=[].map.call(document.querySelectorAll("details:not(.more)"),function(d){var o=d.open;d.open=true;return [d,o]})});
+window.addEventListener("beforeprint",function(){was=[].map.call(
+document.querySelectorAll("details:not(.more)"),function(d){var o=d.open;d.open=true;return [d,o]})});
 window.addEventListener("afterprint",function(){if(was)was.forEach(function(w){w[0].open=w[1]});was=null});
 form.hidden=false;[].forEach.call(document.querySelectorAll(".js"),function(e){e.hidden=false});
 read();apply();reveal();

@@ -63,7 +63,7 @@ def _option(container: dict, wanted: str) -> str | None:
     value = None
     for entry in (container.get("HostConfig") or {}).get("SecurityOpt") or ():
         entry = str(entry).strip()
-        name, _, rest = entry.partition("=" if "=" in entry else ":")
+        name, _rest, rest = entry.partition("=" if "=" in entry else ":")
         if name == wanted:
             value = rest
     return value
@@ -188,11 +188,11 @@ def _expected_ports(container: dict, declared: Mapping[str, Iterable[tuple[int, 
     config, host = container.get("Config") or {}, container.get("HostConfig") or {}
     found = set()
     for key in (*(config.get("ExposedPorts") or ()), *(host.get("PortBindings") or ())):
-        first, _, protocol = str(key).partition("/")
-        low, _, high = first.partition("-")
+        first, _rest, protocol = str(key).partition("/")
+        low, _rest, high = first.partition("-")
         if low.isdigit() and (high or low).isdigit():
             found.update((number, protocol or "tcp") for number in range(int(low), int(high or low) + 1))
-    for name in {service_of(container), name_of(container), f"{project_of(container)}/{service_of(container)}"}:
+    for name in (service_of(container), name_of(container), f"{project_of(container)}/{service_of(container)}"):
         found.update(declared.get(name, ()))
     return found
 
@@ -277,7 +277,7 @@ def judge_listeners(
         published = set()
         for item in members:
             for key, entries in ((item.get("NetworkSettings") or {}).get("Ports") or {}).items():
-                port, _, protocol = str(key).partition("/")
+                port, _rest, protocol = str(key).partition("/")
                 if entries and port.isdigit():
                     published.add((int(port), protocol))
         for port, protocol in sorted(published - found):

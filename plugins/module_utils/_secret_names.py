@@ -71,7 +71,8 @@ _FINGERPRINT = re.compile(r"(?:0x)?[0-9A-Fa-f]{8,40}(?:\s+(?:0x)?[0-9A-Fa-f]{8,4
 _PATH = re.compile(
     r"(?:file://|unix://)?(?:/(?:run|etc|var|secrets?|home|opt|srv|usr|tmp|mnt|media|data|app|apps|root|dev|proc|sys|vault|certs?|keys?|config"
     r"|conf|credentials?|workspace|code|work|private|ssl|tls|pki|docker|nix|Users|Library|bin|lib)(?:/[^\s]*)?"
-    r"|~/[^\s]*|\.{1,2}/[^\s]*|[A-Za-z]:\\[^\s]*|/?(?:[\w.-]+/)*[\w.-]+\.(?:pem|key|crt|cer|txt|json|ya?ml|toml|env|pub|p12|pfx|jks|secret|asc|gpg|conf|ini|sock))\Z"
+    r"|~/[^\s]*|\.{1,2}/[^\s]*|[A-Za-z]:\\[^\s]*|/?(?:[\w.-]+/)*[\w.-]+\.(?"
+    r":pem|key|crt|cer|txt|json|ya?ml|toml|env|pub|p12|pfx|jks|secret|asc|gpg|conf|ini|sock))\Z"
 )
 _REFERENCE = re.compile(
     r"\$\{[^{}]*\}\Z|\$\([^()]*\)\Z|\$[A-Za-z_][A-Za-z0-9_]*\Z|\{\{.*\}\}\Z|%\([A-Za-z_]+\)s\Z|<%.*%>\Z"

@@ -102,7 +102,10 @@ _WHOLE = (
     (re.compile(r"<[A-Za-z][A-Za-z _.:/-]{1,60}>"), "stands in angle brackets"),
     (re.compile(r"\[[A-Za-z][A-Za-z _.:/-]{1,60}\]"), "stands in square brackets"),
     (re.compile(r"\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Za-z_][A-Za-z0-9_]*|%[A-Za-z_][A-Za-z0-9_]*%"), "is a variable that nobody replaced"),
-    (re.compile(r"\{\{.*\}\}|\{%.*%\}|%\([A-Za-z_]+\)s|\{[A-Za-z_][A-Za-z0-9_. -]*\}|__[A-Z][A-Z0-9_]*__|@@?[A-Z][A-Z0-9_]*@@?", re.DOTALL), "is a template that nobody filled"),
+    (re.compile(r"\{\{.*\}\}|\{%.*%\}|%\([A-Za-z_]+\)s|\{[A-Za-z_][A-Za-z0-9_. -]*\}|__[A-Z][A-Z0-9_]*__|@@?[A-Z][A-Z0-9_]*@@?", re.DOTALL), "is a template"
+                                                                                                                                             " that"
+                                                                                                                                             " nobody"
+                                                                                                                                             " filled"),
     (re.compile(r"(?:[x*._?#-]|•|…|·)+", re.IGNORECASE), "is a blank to fill in"),
     (re.compile(r"0+(?:-0+)*-?[01]?|(?:([0-9a-f])\1{7})-(?:\1{4}-){3}\1{12}", re.IGNORECASE), "is a number of zeros or of one digit"),
 )  # fmt: skip
@@ -152,7 +155,7 @@ def _phrase(text: str) -> str | None:
     unknown = [word for word in words if word not in _WORDS and not word.isdigit()]
     if len(unknown) > 3:  # a passphrase of random words may hold any of these
         return None
-    for plain in {text.lower(), text.lower().translate(_LEET)}:
+    for plain in (text.lower(), text.lower().translate(_LEET)):
         for kept in (r"[^a-z]+", r"[^a-z0-9]+"):
             letters = re.sub(kept, "", plain)
             rest = _PHRASES.sub("", letters)

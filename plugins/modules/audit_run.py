@@ -13,7 +13,8 @@ short_description: Run every audit of a host now and write the report
 description:
   - Does what the daily timer of the role C(audit) does. Every audit that the configuration lists is run, together with what
     the deploy found in the files it rendered, held against the run before, and reported as JSON, SARIF, JUnit and HTML.
-  - An audit that cannot be run is a check that is unknown, never one that passes.
+  - An audit that cannot be run is a check that is unknown, never one that passes. When nothing at all could be decided of
+    something that is listed, the report is written and the module fails, whatever O(fail_at) is.
 extends_documentation_fragment:
   - mcpstack.platform.attributes
 attributes:

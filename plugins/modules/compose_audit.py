@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-action: compose_audit
 module: compose_audit
 author:
   - mcpstack.platform maintainers (@mcpstack)

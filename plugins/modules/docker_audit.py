@@ -191,7 +191,7 @@ def main() -> None:
             "container_ports": {"type": "dict", "default": {}},
             "docker_group_members": _names(default=[]),
             "stack_roots": {"type": "list", "elements": "path"},
-            "secret_roots": {"type": "list", "elements": "path"},
+            "secret_roots": {"type": "list", "elements": "path", "no_log": False},
             "service_uids": {"type": "list", "elements": "int"},
             "swarm": {"type": "bool", "default": False},
             "sysctls": {"type": "dict", "default": {}},

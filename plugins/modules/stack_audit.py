@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-action: stack_audit
 module: stack_audit
 author:
   - mcpstack.platform maintainers (@mcpstack)
@@ -30,7 +29,7 @@ attributes:
     support: full
 options:
   services:
-    description: As of M(mcpstack.platform.stack_render#module). A part may name an C(audit) for its configuration tree.
+    description: As of M(mcpstack.platform.stack_render). A part may name an C(audit) for its configuration tree.
     type: list
     elements: dict
     required: true

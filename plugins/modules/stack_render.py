@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-action: stack_render
 module: stack_render
 author:
   - mcpstack.platform maintainers (@mcpstack)
@@ -32,7 +31,7 @@ options:
     required: true
     suboptions:
       service:
-        description: The service spec. Checked in full, see M(mcpstack.platform.service_spec#filter).
+        description: The service spec. Checked in full, see P(mcpstack.platform.service_spec#filter).
         type: dict
         required: true
       role:
