@@ -30,6 +30,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import (
     _checks_secret,
     _checks_tls,
     _checks_valkey,
+    _container_policy,
     _door_postgres,
     _door_tls,
     _door_valkey,
@@ -48,7 +49,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit import (
 )
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_catalogue import ALL
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import LocalFiles, Unreadable
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_report import ReportError
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_report import ReportError, read_results
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_run import policy_of
 from ansible_collections.mcpstack.platform.plugins.module_utils._report_files import (
     PublishError,
@@ -62,6 +63,13 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._report_files im
 KEYS: dict[str, type] = {
     "title": str, "audits": list, "stored": list, "waivers": list, "fail_at": str, "directory": str, "keep": int,
     "metrics_file": str,
+}  # fmt: skip
+
+
+#: Options of the module docker_audit, except those about how it ends.
+DOCKER_OPTIONS = frozenset(_container_policy.ARGUMENTS) | {
+    "docker_host", "subjects", "projects", "expected", "container_ports", "docker_group_members", "stack_roots",
+    "secret_roots", "service_uids", "swarm", "sysctls", "updates",
 }  # fmt: skip
 
 
@@ -86,13 +94,20 @@ def _nginx(options: Mapping) -> dict:
     return _audit_nginx.audit(LocalFiles(), options["path"], policy)
 
 
+def _docker(options: Mapping) -> dict:
+    unknown = sorted(set(options) - DOCKER_OPTIONS)
+    if unknown:
+        raise ValueError(f"there is no option {', '.join(unknown)}")
+    return _audit_docker.audit_docker(options)
+
+
 def _env(options: Mapping) -> dict:
     return _audit_env.audit(LocalFiles(), **options)
 
 
 #: By name: what runs, and the checks that are unknown when it cannot.
 AUDITS: dict[str, tuple[Callable[[Mapping], dict], tuple[Check, ...]]] = {
-    "docker": (_audit_docker.audit_docker, (*_checks_host.CHECKS, *_checks_runtime.CHECKS)),
+    "docker": (_docker, (*_checks_host.CHECKS, *_checks_runtime.CHECKS)),
     "env": (_env, _checks_secret.CHECKS),
     "nginx": (_nginx, (*_checks_nginx.CHECKS, *_checks_tls.CHECKS)),
     "postgres": (_door(_door_postgres), _checks_postgres.CHECKS),
@@ -119,10 +134,19 @@ def read_config(path: str) -> dict:
         elif not isinstance(config[key], kind) or isinstance(config[key], bool):
             problems.append(f"{key} is {type(config[key]).__name__}, not {kind.__name__}")
     for index, item in enumerate(config.get("audits") if isinstance(config.get("audits"), list) else []):
-        if not isinstance(item, dict) or not isinstance(item.get("options"), dict) or not item.get("subject"):
+        subject = item.get("subject") if isinstance(item, dict) else None
+        if not subject or not isinstance(subject, str) or not isinstance(item.get("options"), dict):
             problems.append(f"audits[{index}] is not audit, subject and options")
-        elif item.get("audit") not in AUDITS:
+        elif str(item.get("audit")) not in AUDITS:
             problems.append(f"audits[{index}].audit is {item.get('audit')!r}, not one of {', '.join(AUDITS)}")
+    if config.get("audits") == []:
+        problems.append("audits is empty: nothing would be audited; name what is audited in mcpstack_audit_audits")
+    for key, kind in (("stored", str), ("waivers", dict)):
+        for index, item in enumerate(config[key] if isinstance(config.get(key), list) else []):
+            if not isinstance(item, kind):
+                problems.append(f"{key}[{index}] is {type(item).__name__}, not {kind.__name__}")
+    if type(config.get("keep")) is int and config["keep"] < 1:
+        problems.append(f"keep is {config['keep']}: at least this run must be kept, give 1 or more")
     if config.get("fail_at") not in (*SEVERITIES, "none"):
         problems.append(f"fail_at is {config.get('fail_at')!r}, not one of {', '.join(SEVERITIES)}, none")
     if problems:
@@ -149,6 +173,17 @@ def _audited(item: Mapping) -> dict:
     return {"subject": item["subject"], "findings": result["findings"], "checks_run": result["checks_run"]}
 
 
+def _silent(live: list[dict]) -> list[str]:
+    """What was to be audited and was not: nothing is decided of it. Each with the first reason."""
+    found = []
+    for entry in live:
+        states = entry["checks_run"]
+        if not any(state["status"] in (PASS, FAIL) for state in states):
+            why = next((state["reason"] for state in states if state["status"] == UNKNOWN), "no check applies")
+            found.append(f"{entry['subject']}: {why}")
+    return found
+
+
 def _still_unknown(stored: list[dict], live: list[dict]) -> list[dict]:
     """What was stored, without the checks that it could not decide and that an audit of this run did decide.
 
@@ -157,11 +192,12 @@ def _still_unknown(stored: list[dict], live: list[dict]) -> list[dict]:
     decided = {state["id"] for result in live for state in result["checks_run"] if state["status"] in (PASS, FAIL)}
     return [
         {
-            **entry,
+            "subject": entry["subject"],
+            "findings": entry["result"]["findings"],
             "checks_run": [
                 state
-                for state in entry.get("checks_run", [])
-                if state.get("status") != UNKNOWN or state.get("id") not in decided
+                for state in entry["result"]["checks_run"]
+                if state["status"] != UNKNOWN or state["id"] not in decided
             ],
         }
         for entry in stored
@@ -170,11 +206,12 @@ def _still_unknown(stored: list[dict], live: list[dict]) -> list[dict]:
 
 @dataclass
 class Outcome:
-    """What was found, in the words of the report."""
+    """What was found, in the words of the report. ``silent`` names what could not be audited at all."""
 
     published: dict
     fail_at: str
     page: str
+    silent: list[str]
 
     def stopping(self, fail_at: str | None) -> list[dict]:
         """Open findings that are too severe."""
@@ -198,9 +235,17 @@ class Outcome:
         unknown = sorted({state["id"] for state in published["checks_run"] if state["status"] == UNKNOWN})
         if unknown:
             lines.append(f"not decided: {', '.join(unknown)}")
+        lines += [f"not audited: {line}" for line in self.silent]
+        lines += self.published["warnings"]
         if self.page:
             lines.append(f"report: {self.page}")
         return "\n".join(lines)
+
+    def not_audited(self) -> str:
+        """For a person at a terminal."""
+        return "Not everything could be audited, so this run proves nothing of:\n" + "\n".join(
+            f"- {line}" for line in self.silent
+        )
 
     def answer(self, fail_at: str | None) -> dict:
         """What the module returns."""
@@ -210,12 +255,12 @@ class Outcome:
             for key in ("changed", "findings", "checks_run", "summary", "compared_with", "new", "fixed", "scores")
         }
         found.update(text=self.text(), report=self.page)
+        said = [self.not_audited()] if self.silent else []
         if stopping:
             plural = "" if len(stopping) == 1 else "s"
-            found.update(
-                failed=True,
-                msg=f"{len(stopping)} finding{plural} at or above {fail_at or self.fail_at}:\n{describe(stopping)}",
-            )
+            said.append(f"{len(stopping)} finding{plural} at or above {fail_at or self.fail_at}:\n{describe(stopping)}")
+        if said:
+            found.update(failed=True, msg="\n".join(said))
         return found
 
 
@@ -227,10 +272,12 @@ def run(config: Mapping, write: bool = True, now: float | None = None) -> Outcom
     )
     try:
         live = [_audited(item) for item in config["audits"]]
-        results = live + _still_unknown(load_results(config["stored"], LocalFiles()), live)
+        silent = _silent(live)
+        results = live + _still_unknown(read_results(load_results(config["stored"], LocalFiles())), live)
         published = publish(
-            results, config["waivers"], settings, catalogue=ALL, duration=time.monotonic() - begin, now=now, write=write
-        )
+            results, config["waivers"], settings, catalogue=ALL, duration=time.monotonic() - begin, now=now, write=write,
+            complete=not silent,
+        )  # fmt: skip
     except (ReportError, PublishError) as error:
         if settings.metrics_file and write:
             try:
@@ -238,11 +285,11 @@ def run(config: Mapping, write: bool = True, now: float | None = None) -> Outcom
             except PublishError as second:
                 raise RunError(f"{error}\n{second}") from error
         raise RunError(str(error)) from error
-    return Outcome(published, config["fail_at"], published["files"]["html"] if write else "")
+    return Outcome(published, config["fail_at"], published["files"]["html"] if write else "", silent)
 
 
 def main(arguments: list[str]) -> int:
-    """What the timer runs: 0 all right, 1 something too severe was found, 2 the audit could not be run."""
+    """What the timer runs: 0 all right, 1 something too severe was found, 2 not everything could be audited."""
     if len(arguments) != 1:
         sys.stderr.write("usage: audit.pyz CONFIGURATION.json\n")
         return 2
@@ -255,4 +302,7 @@ def main(arguments: list[str]) -> int:
     stopping = outcome.stopping(None)
     if stopping:
         sys.stderr.write(f"{len(stopping)} at or above {outcome.fail_at}:\n{describe(stopping)}\n")
+    if outcome.silent:
+        sys.stderr.write(outcome.not_audited() + "\n")
+        return 2
     return 1 if stopping else 0

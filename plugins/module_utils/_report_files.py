@@ -109,8 +109,8 @@ def _label(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def metrics(report: Report | None, now: float, duration: float) -> bytes:
-    """For node-exporter's textfile collector; without a report it says that the audit failed."""
+def metrics(report: Report | None, now: float, duration: float, complete: bool = True) -> bytes:
+    """For node-exporter's textfile collector; without a report, or with one that lacks a part, the audit failed."""
     lines: list[str] = []
 
     def metric(name: str, what: str, values: list[tuple[str, float]]) -> None:
@@ -119,7 +119,11 @@ def metrics(report: Report | None, now: float, duration: float) -> bytes:
             lines.append(f"# TYPE mcpstack_audit_{name} gauge")
             lines.extend(f"mcpstack_audit_{name}{labels} {value:g}" for labels, value in values)
 
-    metric("success", "Whether the last audit came to its end, whatever it found.", [("", int(report is not None))])
+    metric(
+        "success",
+        "Whether the last audit came to its end, whatever it found.",
+        [("", int(complete and report is not None))],
+    )
     lines.append("# HELP mcpstack_audit_timestamp_seconds When the last audit ended.")
     lines.append("# TYPE mcpstack_audit_timestamp_seconds gauge")
     lines.append(f"mcpstack_audit_timestamp_seconds {int(now)}")
@@ -185,11 +189,14 @@ def _write(settings: Settings, report: Report, history: list[dict], damaged: boo
     write_atomic(path, json.dumps(runs, indent=1, sort_keys=True).encode() + b"\n", MODE)
 
 
-def write_metrics(path: str, report: Report | None, now: float, duration: float) -> None:
+def write_metrics(path: str, report: Report | None, now: float, duration: float, complete: bool = True) -> None:
     """Replace the file of the textfile collector, which anybody may read. Raises PublishError."""
     try:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        write_atomic(path, metrics(report, now, duration))
+        directory = os.path.dirname(path)
+        if not os.path.isdir(directory):
+            os.makedirs(directory, exist_ok=True)
+            os.chmod(directory, 0o755)  # whatever the umask is: the collector is not root
+        write_atomic(path, metrics(report, now, duration, complete))
     except OSError as error:
         raise PublishError(f"{path}: cannot be written ({error.strerror}); free space or name another file") from error
 
@@ -211,11 +218,13 @@ def publish(
     duration: float | None = None,
     now: float | None = None,
     write: bool = True,
+    complete: bool = True,
 ) -> dict:
     """Make the report of results as audit modules return them, each with its ``subject``, and write it.
 
     ``changed`` is whether this run found something else than the one before, or a file was missing; the time alone is
-    no change, although the files are written anew to carry it. Raises ReportError and PublishError.
+    no change, although the files are written anew to carry it. Without ``complete`` the metrics say that the run failed.
+    Raises ReportError and PublishError.
     """
     begin = time.monotonic()
     now = time.time() if now is None else now
@@ -242,7 +251,7 @@ def publish(
             ) from error
     if write and settings.metrics_file:
         taken = time.monotonic() - begin if duration is None else duration
-        write_metrics(settings.metrics_file, report, now, taken)
+        write_metrics(settings.metrics_file, report, now, taken, complete)
     merged = [
         {key: state[key] for key in ("id", "title", "severity", "status")} for state in report.checks if state["ran"]
     ]

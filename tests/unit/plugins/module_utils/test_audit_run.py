@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 
 import pytest
+import yaml
 
+from ansible_collections.mcpstack.platform.plugins.doc_fragments import container_policy
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_run as core
 from ansible_collections.mcpstack.platform.plugins.module_utils import _checks_host
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
-from ansible_collections.mcpstack.platform.plugins.modules import audit_run
+from ansible_collections.mcpstack.platform.plugins.modules import audit_run, docker_audit
 
 ROWS = tuple(check for check in _checks_host.CHECKS if check.id in ("HST-07", "HST-08"))
 NOW = 1795266860
@@ -88,10 +92,55 @@ def test_an_audit_that_cannot_be_run_is_unknown_and_never_a_pass(world):
     assert [(state["id"], state["status"]) for state in outcome.published["checks_run"]] == [
         ("HST-07", "unknown"), ("HST-08", "unknown"),
     ]  # fmt: skip
-    assert outcome.text().splitlines()[:2] == [
+    assert outcome.text().splitlines()[:3] == [
         "no score; open findings: none; waived: 0", "not decided: HST-07, HST-08",
+        "not audited: host a: the audit could not be run: RuntimeError: the wires are cut",
     ]  # fmt: skip
-    assert "the audit could not be run: RuntimeError: the wires are cut" in (world.directory / "report.json").read_text()
+    assert (
+        "the audit could not be run: RuntimeError: the wires are cut" in (world.directory / "report.json").read_text()
+    )
+
+
+def test_a_run_that_did_not_audit_something_does_not_pass(world, call, capsys):
+    world.config["fail_at"] = "none"  # says which findings are too severe, not that nothing needs to be looked at
+    path = world.written()
+    for result in (RuntimeError("the wires are cut"), found(decided=())):
+        world.result = result
+        assert core.main([path]) == 2
+        assert capsys.readouterr().err.startswith(
+            "Not everything could be audited, so this run proves nothing of:\n- host a: "
+        )
+        assert "mcpstack_audit_success 0" in world.metrics.read_text()
+        answer = call(audit_run, {"config": path})
+        assert answer["failed"] is True and "\n- host a: " in answer["msg"]
+    world.result = found(decided=("HST-07",))
+    assert core.main([path]) == 0 and "mcpstack_audit_success 1" in world.metrics.read_text()
+
+
+@pytest.mark.parametrize("states", [None, {}, [3], [{"id": "HST-07", "status": "fine"}]])
+def test_stored_results_that_are_none_are_refused_and_the_monitoring_is_told(world, tmp_path, capsys, states):
+    path = tmp_path / "rendered.json"
+    path.write_text(json.dumps({"results": [{"subject": "files", "findings": [], "checks_run": states}]}))
+    world.config["stored"] = [str(path)]
+    assert core.main([world.written()]) == 2
+    assert capsys.readouterr().err.startswith("The audit could not be run.\nresults[0]")
+    assert "mcpstack_audit_success 0" in world.metrics.read_text()
+
+
+def test_a_history_that_was_damaged_is_told(world):
+    world.run(now=NOW)
+    (world.directory / "history.json").write_text("{")
+    assert "holds no history; this run is taken for the first" in world.run(now=NOW + 1).text()
+
+
+def test_the_collector_may_read_the_metrics_whatever_the_umask_is(world):
+    before = os.umask(0o027)  # as in the unit
+    try:
+        world.run(now=NOW)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(world.metrics.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE(world.metrics.stat().st_mode) == 0o644
 
 
 def test_stored_results_count_except_what_they_could_not_decide_and_the_run_did(world, tmp_path):
@@ -125,6 +174,15 @@ def test_check_mode_writes_nothing(world):
     [
         ({"keep": "many"}, "keep is str, not int"),
         ({"keep": True}, "keep is bool, not int"),
+        ({"keep": 0}, "keep is 0: at least this run must be kept, give 1 or more"),
+        ({"audits": []}, "audits is empty: nothing would be audited; name what is audited in mcpstack_audit_audits"),
+        ({"audits": [{"audit": "fake", "subject": 5, "options": {}}]}, "audits[0] is not audit, subject and options"),
+        (
+            {"audits": [{"audit": ["fake"], "subject": "x", "options": {}}]},
+            "audits[0].audit is ['fake'], not one of fake",
+        ),
+        ({"stored": [1]}, "stored[0] is int, not str"),
+        ({"waivers": ["HST-07"]}, "waivers[0] is str, not dict"),
         ({"fail_at": "soon"}, "fail_at is 'soon', not one of critical, high, medium, low, info, none"),
         ({"audits": [{"audit": "tea", "subject": "x", "options": {}}]}, "audits[0].audit is 'tea', not one of fake"),
         ({"audits": [{"audit": "fake", "subject": "x"}]}, "audits[0] is not audit, subject and options"),
@@ -202,3 +260,12 @@ def test_a_misspelt_option_of_a_module_is_no_silent_default():
     run, _checks = core.AUDITS["tls"]
     with pytest.raises(ValueError, match="there is no option prot"):
         run({"host": "127.0.0.1", "prot": 443})
+    run, _checks = core.AUDITS["docker"]
+    with pytest.raises(ValueError, match="there is no option internal_network"):
+        run({"internal_network": ["data"]})
+
+
+def test_the_options_of_docker_are_those_of_its_module():
+    documented = yaml.safe_load(docker_audit.DOCUMENTATION)["options"]
+    shared = yaml.safe_load(container_policy.ModuleDocFragment.DOCUMENTATION)["options"]
+    assert core.DOCKER_OPTIONS == set(documented) | set(shared)
