@@ -14,7 +14,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._stack_project i
     SERVICE_LABEL,
 )
 
-FORMAT = 1
+FORMAT = 2
 
 
 def read(path: str) -> dict:
@@ -22,9 +22,10 @@ def read(path: str) -> dict:
     try:
         with open(path, encoding="utf-8") as handle:
             record = json.load(handle)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    good = isinstance(record, dict) and record.get("format") == FORMAT and isinstance(record.get("services"), dict)
+    services = record.get("services") if isinstance(record, dict) and record.get("format") == FORMAT else None
+    good = isinstance(services, dict) and all(isinstance(entry, dict) for entry in services.values())
     return record if good else {}
 
 
@@ -52,13 +53,19 @@ def _names(engine: Engine, kind: str) -> list[str]:
     return sorted(item["Name"] for item in entries)
 
 
+def _attached(item: dict) -> list[str]:
+    """The networks that a container is on, by their ids: one that was made anew has another."""
+    networks = (item.get("NetworkSettings") or {}).get("Networks") or {}
+    return sorted(f"{name} {network['NetworkID']}" for name, network in networks.items())
+
+
 def present(engine: Engine, digests: dict[str, str]) -> dict:
     """The record of what is there now."""
     services = {}
     for item in _containers(engine):
         name = item["Labels"].get(SERVICE_LABEL, "")
         if name in digests:
-            services[name] = {"digest": digests[name], "container": item["Id"]}
+            services[name] = {"digest": digests[name], "container": item["Id"], "networks": _attached(item)}
     return {
         "format": FORMAT,
         "services": services,
@@ -89,6 +96,8 @@ def pending(engine: Engine, digests: dict[str, str], record: dict) -> dict[str, 
             found[name] = "its compose file differs from what was applied"
         elif applied.get("container") != item["Id"] or labels.count(name) > 1:
             found[name] = "its container is not the one that was applied"
+        elif applied.get("networks") != _attached(item):
+            found[name] = "its container is not on the networks on which it was applied"
         elif item["State"] != "running" or "(healthy)" not in item["Status"]:
             found[name] = f"its container is not healthy: {item['Status']}"
         else:

@@ -26,6 +26,7 @@ class Engine:
         labels = {core.PROJECT_LABEL: "mcpstack", core.SERVICE_LABEL: service}
         return {
             "Id": identity, "Labels": labels, "State": "running", "Status": "Up 3 minutes (healthy)", "ImageID": image,
+            "NetworkSettings": {"Networks": {"mcpstack_data": {"NetworkID": "n1"}}},
         }  # fmt: skip
 
     def get(self, path, query=None):
@@ -72,6 +73,11 @@ def test_nothing_is_pending_right_after_it_was_recorded(engine, record):
         ({"Status": "Up 2 minutes (unhealthy)"}, "edge", "its container is not healthy: Up 2 minutes (unhealthy)"),
         ({"Status": "Up 2 minutes"}, "edge", "its container is not healthy: Up 2 minutes"),
         ({"ImageID": "i9"}, "edge", "img-edge is another image now"),
+        ({"NetworkSettings": {"Networks": {}}}, "edge", "its container is not on the networks on which it was applied"),
+        ({"NetworkSettings": {"Networks": {"mcpstack_data": {"NetworkID": "n2"}}}}, "edge",
+         "its container is not on the networks on which it was applied"),
+        ({"NetworkSettings": {"Networks": {"mcpstack_data": {"NetworkID": "n1"}, "bridge": {"NetworkID": "n0"}}}}, "edge",
+         "its container is not on the networks on which it was applied"),
     ],
 )  # fmt: skip
 def test_one_container_differs(engine, record, change, service, reason):
@@ -119,7 +125,19 @@ def test_what_concerns_the_project_makes_everything_pending(engine, record, spoi
     assert core.pending(engine, DIGESTS, record) == dict.fromkeys(DIGESTS, reason)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"format": 2, "services": {}}', '{"format": 1, "services": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "[" * 100000,
+        '{"format": 1, "services": {}}',
+        '{"format": 2, "services": 3}',
+        '{"format": 2, "services": {"edge": "c2"}}',
+    ],
+)
 def test_without_a_usable_record_everything_is_pending(engine, tmp_path, text):
     path = tmp_path / "state" / "applied.json"
     if text is not None:
