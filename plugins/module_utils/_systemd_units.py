@@ -53,9 +53,13 @@ def bring_up(units: list[str], changed_paths: list[str], run: Callable, check: b
     needy = [name for name in units if _lacks(found[name])]
     if check:
         return needy
-    for name in needy:
-        if found[name]["LoadState"] != "loaded":
+    for name in units:  # a timer stays active with a file that systemd refuses, and never fires again
+        load = found[name]["LoadState"]
+        if load == "not-found":
             raise UnitError(f"{name}: there is no such unit. Write its file below {UNIT_DIR} first.")
+        if load != "loaded":
+            raise UnitError(f"{name}: systemd cannot use its file ({load}). See what it says: systemctl status {name}")
+    for name in needy:
         if found[name]["UnitFileState"] == "disabled":
             _systemctl(run, "enable", "--", name)
         if found[name]["ActiveState"] != "active":

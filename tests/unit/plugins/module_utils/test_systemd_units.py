@@ -84,6 +84,10 @@ def test_units_come_up_in_the_order_given():
     [
         (Systemd(a_service=("inactive", "", "not-found", "no")),
          "a.service: there is no such unit. Write its file below /etc/systemd/system/ first."),
+        (Systemd(a_service=("active", "enabled", "bad-setting", "no")),
+         "a.service: systemd cannot use its file (bad-setting). See what it says: systemctl status a.service"),
+        (Systemd(a_service=("inactive", "enabled", "bad-setting", "no")),
+         "a.service: systemd cannot use its file (bad-setting). See what it says: systemctl status a.service"),
         (Systemd(fail="start", a_service=("inactive", "enabled", "loaded", "no")),
          "systemctl start -- a.service failed: Job for a.service failed.. See: journalctl -b -u a.service"),
         (Systemd(fail="show", a_service=RUNS),
