@@ -50,6 +50,9 @@ PROGRAMS = {
 # what the proofs in a real browser need, beside the above; only `make test-long` asks for it
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
+# the servers that the tests of services/ start for themselves, on ports of their own
+POSTGRES = "usr/lib/postgresql/*/bin/postgres"
+POLICY = Path("/usr/sbin/policy-rc.d")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ENGINE_LOG = Path("/var/log/mcpstack-dockerd.log")
 ENGINE_WAIT_S = 60
@@ -168,6 +171,28 @@ def packages() -> None:
     install(missing_packages(shutil.which, has_venv, KEYRING.exists(), codename()))
 
 
+def missing_servers(which: Callable[[str], str | None], has_postgres: bool, codename: str) -> list[str]:
+    """Debian packages of the servers that the tests of services/ start, where they are missing."""
+    packages = [] if has_postgres else ["postgresql"]
+    if not any(map(which, ("valkey-server", "redis-server"))):
+        packages.append("redis-server" if codename == "bookworm" else "valkey-server")
+    return packages
+
+
+@contextlib.contextmanager
+def not_started(policy: Path) -> Iterator[None]:
+    """Debian starts a server when it installs it, unless this file forbids it; one that is there is left alone."""
+    if policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink()
+
+
 def browser() -> None:
     """A Chromium, for the proofs that look at the report's page."""
     if not any(map(shutil.which, BROWSERS)):
@@ -243,7 +268,11 @@ def venv() -> None:
 
 
 def services() -> None:
-    """What the tests of services/ need, apart from the toolchain: the services pin their own libraries."""
+    """What the tests of services/ need, apart from the toolchain: servers, and the services' own pinned libraries."""
+    missing = missing_servers(shutil.which, any(Path("/").glob(POSTGRES)), codename())
+    if missing:
+        with not_started(POLICY) if os.geteuid() == 0 else contextlib.nullcontext():
+            install(missing)
     folder = CACHE / "venv-services"
     _install(folder, REQUIREMENTS / "services.txt", "services", "the services' libraries")
     for packages_folder in folder.glob("lib/python3*/site-packages"):  # their own code, as it is in this checkout

@@ -149,3 +149,31 @@ def test_a_stale_pid_file_goes_and_a_living_dockerd_is_named(tmp_path):
     (tmp_path / "7" / "comm").write_text("dockerd\n")
     with pytest.raises(bootstrap.BootstrapError, match=r"^A dockerd \(process 7\) runs but does not answer"):
         bootstrap.remove_stale_pid(pid, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("there", "postgres", "codename", "missing"),
+    [
+        ((), False, "bookworm", ["postgresql", "redis-server"]),
+        ((), False, "trixie", ["postgresql", "valkey-server"]),
+        (("redis-server",), True, "trixie", []),
+        (("valkey-server",), False, "trixie", ["postgresql"]),
+        ((), True, "bookworm", ["redis-server"]),
+    ],
+)
+def test_the_servers_that_the_services_tests_start(there, postgres, codename, missing):
+    def which(name):
+        return f"/usr/bin/{name}" if name in there else None
+
+    assert bootstrap.missing_servers(which, postgres, codename) == missing
+
+
+def test_servers_are_installed_without_being_started(tmp_path):
+    policy = tmp_path / "policy-rc.d"
+    with bootstrap.not_started(policy):
+        assert policy.read_text() == "#!/bin/sh\nexit 101\n" and policy.stat().st_mode & 0o777 == 0o755
+    assert not policy.exists()
+    policy.write_text("mine")
+    with bootstrap.not_started(policy):
+        assert policy.read_text() == "mine"
+    assert policy.read_text() == "mine"
