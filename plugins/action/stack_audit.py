@@ -9,6 +9,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _container_policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import merge_results
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_catalogue import ALL
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
 from ansible_collections.mcpstack.platform.plugins.plugin_utils._stack_files import render
 from ansible_collections.mcpstack.platform.plugins.plugin_utils._stack_judge import judge
@@ -40,7 +41,7 @@ class ActionModule(ActionBase):
         except ValueError as error:
             raise AnsibleActionFail(str(error)) from error
         merged = merge_results([{key: entry[key] for key in ("findings", "checks_run")} for entry in results])
-        result.update(conclude(merged, args["waivers"], args["fail_at"]), results=results, model=model)
+        result.update(conclude(merged, args["waivers"], args["fail_at"], ALL), results=results, model=model)
         if result.get("failed"):
             result["msg"] = (
                 "The deploy is refused, nothing was changed: it would be unsafe. Fix what follows, or waive it in"

@@ -194,13 +194,13 @@ def read_results(results: object) -> list[dict]:
 WAIVERS = "waivers"
 
 
-def waive(results: list[dict], waivers: list[dict], today=None) -> list[dict]:
+def waive(results: list[dict], waivers: list[dict], today=None, known=None) -> list[dict]:
     """Apply waivers over everything at once, so that one which only covers a single result is not called superfluous."""
     if not waivers:
         return results
     findings = [{**item, "_of": entry["subject"]} for entry in results for item in entry["result"]["findings"]]
     states = merge_results([entry["result"] for entry in results])["checks_run"]
-    judged = apply_waivers({"findings": findings, "checks_run": states, "summary": {}}, waivers, today)
+    judged = apply_waivers({"findings": findings, "checks_run": states, "summary": {}}, waivers, today, known)
     complaints = [item for item in judged["findings"] if "_of" not in item]
     by_subject: dict[str, list[dict]] = {}
     for item in judged["findings"]:

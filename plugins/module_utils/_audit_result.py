@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import SEVERITIES, describe, stops
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_waivers import apply_waivers
@@ -27,9 +27,9 @@ ARGUMENTS = {
 }
 
 
-def conclude(result: Mapping, waivers: list[dict], fail_at: str) -> dict:
+def conclude(result: Mapping, waivers: list[dict], fail_at: str, known: Container[str] | None = None) -> dict:
     """What the module returns: the result after waivers, ``changed`` and, when findings stop it, ``failed`` and ``msg``."""
-    waived = apply_waivers(result, waivers)
+    waived = apply_waivers(result, waivers, known=known)
     stopping = stops(waived, fail_at)
     answer = {"changed": False, **waived}
     if stopping:

@@ -10,7 +10,8 @@ all is itself a finding, so that the list stays as short as the truth allows.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import (
     FAIL,
@@ -48,6 +49,7 @@ CHECKS = (
 )  # fmt: skip
 TABLE = {check.id: check for check in CHECKS}
 REASON_MIN = 8
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _finding(check_id: str, waiver: Mapping, evidence: str) -> dict:
@@ -60,15 +62,23 @@ def _finding(check_id: str, waiver: Mapping, evidence: str) -> dict:
 
 def _day(text: object) -> datetime.date | None:
     try:
-        return datetime.date.fromisoformat(str(text)) if len(str(text)) == 10 else None
+        return datetime.date.fromisoformat(str(text)) if _DAY.fullmatch(str(text)) else None
     except ValueError:
         return None
 
 
-def apply_waivers(result: Mapping, waivers: list[dict], today: datetime.date | None = None) -> dict:
+def _place(pattern: str | None) -> str:
+    """The glob of a waiver; one that is empty, as a variable may be, covers nothing instead of everything."""
+    return "*" if pattern is None else str(pattern)
+
+
+def apply_waivers(
+    result: Mapping, waivers: list[dict], today: datetime.date | None = None, known: Container[str] | None = None
+) -> dict:
     """Mark what is waived and add the findings about the waivers themselves.
 
     today: the day that decides about expiry; the current day in UTC without it.
+    known: ids of all checks that there are; a waiver of any other is told, although no run decides it.
     """
     if not waivers:
         return {key: result[key] for key in ("findings", "checks_run", "summary")}
@@ -87,13 +97,17 @@ def apply_waivers(result: Mapping, waivers: list[dict], today: datetime.date | N
             item
             for item in findings
             if item["id"] == waiver["id"]
-            and matches(waiver.get("where") or "*", item["where"])
-            and matches(waiver.get("subject") or "*", item["subject"])
+            and matches(_place(waiver.get("where")), item["where"])
+            and matches(_place(waiver.get("subject")), item["subject"])
         ]
         if expires < today:
             complaints.append(_finding("WVR-01", waiver, f"expired on {expires}; covered {len(covered)} findings"))
             continue
-        if not covered and decided.get(waiver["id"]) in (PASS, FAIL):
+        if waiver["id"] in TABLE:
+            complaints.append(_finding("WVR-02", waiver, "what is found about waivers cannot be waived"))
+        elif known is not None and waiver["id"] not in known and waiver["id"] not in decided:
+            complaints.append(_finding("WVR-02", waiver, "there is no check of this id"))
+        elif not covered and decided.get(waiver["id"]) in (PASS, FAIL):
             complaints.append(_finding("WVR-02", waiver, "no finding of this run matches id, where and subject"))
         for item in covered:
             item["waived"] = {"reason": clean(reason), "expires": str(expires)}

@@ -229,7 +229,7 @@ def publish(
     begin = time.monotonic()
     now = time.time() if now is None else now
     moment = datetime.datetime.fromtimestamp(int(now), datetime.timezone.utc)
-    known = waive(read_results(results), waivers, moment.date())
+    known = waive(read_results(results), waivers, moment.date(), catalogue)
     generated = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     path = os.path.join(settings.directory, HISTORY)
     with contextlib.ExitStack() as stack:
