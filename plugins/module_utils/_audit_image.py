@@ -42,18 +42,17 @@ MOST = 40
 STEPS = 2000
 ARCHITECTURES = frozenset("386 amd64 arm arm64 loong64 mips64le ppc64le riscv64 s390x".split())
 
-#: A download that goes straight into an interpreter, in the three ways in which it is written.
-_FETCH = (
-    r"\b(?:curl|wget|fetch)\b(?:[^|;&\n]|&(?!&)){0,400}\|(?!\|)&?\s*(?:sudo\s+(?:-\S+\s+)*)?(?:env\s+\S+\s+)?(?:/\S*/)?"
+#: A download that goes straight into an interpreter is written with a pipe, or as an argument of a shell.
+_PIPE = re.compile(r"(?<!\|)\|(?!\|)&?")
+_DOWNLOAD = re.compile(r"\b(?:curl|wget|fetch)\b")
+_INTERPRETER = re.compile(
+    r"\s*(?:sudo\s+(?:-\S+\s+)*)?(?:env\s+\S+\s+)?(?:/\S*/)?"
+    r"(?:(?:ba|da|z|k|a)?sh\b|(?:python[0-9.]*|perl|ruby|node)\b(?!\s+-[cem]))"
 )
-_PIPED = re.compile(
-    _FETCH + r"(?:ba|da|z|k|a)?sh\b"
-    r"|" + _FETCH + r"(?:python[0-9.]*|perl|ruby|node)\b(?!\s+-[cem])"
-    r"|\b(?:ba|da|z|k|a)?sh\s+(?:-\S+\s+)*(?:-c\s+)?[\"']?(?:\$\(|<\(|`)\s*(?:curl|wget)\b",
-)
-_ADDED_URL = re.compile(r"(?:^|#\(nop\)\s*|\s)ADD\s+(?:--\S+\s+)*(?:https?|ftp|git)[:@]//?\S", re.IGNORECASE)
+_SUBSTITUTED = re.compile(r"\b(?:ba|da|z|k|a)?sh\s+(?:-\S+\s+)*(?:-c\s+)?[\"']?(?:\$\(|<\(|`)\s*(?:curl|wget)\b")
+_ADDED_URL = re.compile(r"(?:^|#\(nop\)\s*)ADD\s+(?:--\S+\s+)*(?:(?:https?|ftp|git|ssh)://|git@)\S", re.IGNORECASE)
 #: An instruction's word with a value: ENV A=b, ARG A=b, |2 A=b B=c /bin/sh -c ... as the classic builder records arguments.
-_ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]{1,80})=(\"[^\"]*\"|'[^']*'|[^\s;&|]+)")
+_ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]{1,80})=(\"[^\"]*\"|'[^']*'|\$\([^()]*\)|[^\s;&|]+)")
 
 
 @dataclass
@@ -103,9 +102,8 @@ class _Judge:
         self.platform()
         if not self.runs:
             for check_id in TABLE:
-                if check_id not in ("IMG-08", "IMG-01"):
+                if check_id != "IMG-08":
                     self.audit.not_applicable(check_id, "what is no runnable image has no user, files or packages")
-            self.lock([])
             return
         self.user()
         self.health()
@@ -250,15 +248,11 @@ class _Judge:
             where = f"history[{number}]"
             if _ADDED_URL.search(text):
                 self.find("IMG-07", where, "ADD fetches from the network")
-            if _PIPED.search(text):
+            if piped_download(text):
                 self.find("IMG-07", where, "a download is piped into an interpreter")
-            for key, value in _ASSIGNED.findall(text):
-                if key not in known and _credential(key, value.strip("\"'")):
-                    self.find("SEC-15", f"{where} {key}", f"a build step holds the value of {key}")
-            if credential_in_url(text) or any(
-                known_token(word) for word in re.split(r"[\s=\"']+", text) if len(word) > 19
-            ):
-                self.find("SEC-15", where, "a build step holds a credential")
+            for name in written_secrets(text):
+                if name not in known:
+                    self.find("SEC-15", f"{where} {name}", f"a build step writes down {name}")
 
     # -- SEC-08 -------------------------------------------------------------------------------------------------------
 
@@ -400,6 +394,25 @@ class _Judge:
             )
             return
         self.find("IMG-10", "attestations", "no provenance, no signature and no lock file")
+
+
+def piped_download(text: str) -> bool:
+    """Whether a command line runs what it downloads without looking at it."""
+    parts = _PIPE.split(text)
+    for left, right in zip(parts, parts[1:]):
+        if _INTERPRETER.match(right) and _DOWNLOAD.search(re.split(r"&&|\|\||[;\n]", left)[-1]):
+            return True
+    return _SUBSTITUTED.search(text) is not None
+
+
+def written_secrets(text: str) -> list[str]:
+    """Names under which an instruction writes a credential down; never the credential."""
+    found = [key for key, value in _ASSIGNED.findall(text) if _credential(key, value.strip("\"'"))]
+    if not found and (
+        credential_in_url(text) or any(known_token(word) for word in re.split(r"[\s=\"']+", text) if len(word) > 19)
+    ):
+        found.append("a credential")
+    return list(dict.fromkeys(found))
 
 
 def _credential(key: str, value: str) -> bool:

@@ -353,5 +353,5 @@ class Archive:
             seen.add(name)
             if "manifests" not in manifest:
                 yield manifest, descriptor
-            elif len(seen) < 500:
+            elif len(seen) < 200:
                 yield from self._manifests(manifest, seen)

@@ -41,12 +41,16 @@ options:
     description: Archives on this host. Every image in them is judged.
     type: list
     elements: path
-    default: []
   images:
     description: Images in the engine, by name or id.
     type: list
     elements: str
-    default: []
+  dockerfiles:
+    description:
+      - Dockerfiles on this host. C(IMG-04), C(IMG-05), C(IMG-07) and C(SEC-15) are decided of them; user and health
+        check are those of the last stage.
+    type: list
+    elements: path
   socket:
     description: The engine's socket, for O(images).
     type: path
@@ -112,6 +116,10 @@ EXAMPLES = r"""
     lock: /srv/images/app.lock.json
     fail_at: high
 
+- name: Judge how an image will be built
+  mcpstack.platform.image_audit:
+    dockerfiles: [/srv/app/Dockerfile]
+
 - name: Judge what the engine runs, without asking anybody on the network
   mcpstack.platform.image_audit:
     images: [shop/worker:3.2, postgres:17.6]
@@ -174,6 +182,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mcpstack.platform.plugins.module_utils import _image_door as core
 from ansible_collections.mcpstack.platform.plugins.module_utils import _image_updates as updates
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import CHECKS, audit_dockerfile
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import LocalFiles
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_image import TABLE, Wanted
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
@@ -192,8 +201,9 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "archives": {"type": "list", "elements": "path", "default": []},
-            "images": {"type": "list", "elements": "str", "default": []},
+            "archives": {"type": "list", "elements": "path"},
+            "images": {"type": "list", "elements": "str"},
+            "dockerfiles": {"type": "list", "elements": "path"},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
             "lock": {"type": "path"},
             "sbom": {"type": "path"},
@@ -219,7 +229,7 @@ def main() -> None:
             "max_size": {"type": "int", "default": 32},
             **ARGUMENTS,
         },
-        required_one_of=[("archives", "images")],
+        required_one_of=[("archives", "images", "dockerfiles")],
         supports_check_mode=True,
     )
     params = module.params
@@ -234,15 +244,19 @@ def main() -> None:
         ),
         budget=max(params["max_size"], 1) << 30,
     )
-    audit, files, told = Audit(TABLE), LocalFiles(), []
+    # a Dockerfile alone says nothing of files and packages, and is not asked about them
+    table = TABLE if params["archives"] or params["images"] else {check_id: TABLE[check_id] for check_id in CHECKS}
+    audit, files, told = Audit(table), LocalFiles(), []
     try:
-        for path in params["archives"]:
+        for path in params["dockerfiles"] or ():
+            audit_dockerfile(audit, path, files)
+        for path in params["archives"] or ():
             told += core.from_file(audit, path, settings, files)
         engine = Engine(params["socket"])
-        for name in params["images"]:
+        for name in params["images"] or ():
             told += core.from_engine(audit, engine, name, settings, files)
     except core.DoorError as error:
-        empty = Audit(TABLE).result()
+        empty = Audit(table).result()
         module.fail_json(msg=f"The image cannot be judged: {error}", images=told, **empty)
     answer = conclude(audit.result(), params["waivers"], params["fail_at"])
     answer["images"] = told
