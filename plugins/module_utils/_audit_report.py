@@ -209,10 +209,9 @@ def waive(results: list[dict], waivers: list[dict], today=None, known=None) -> l
     waived = []
     for entry in results:
         states = [state for state in entry["result"]["checks_run"] if state["id"] not in WAIVER_CHECKS]
-        if entry["subject"] != WAIVERS:
-            waived.append(
-                {"subject": entry["subject"], "result": _result(by_subject.get(entry["subject"], []), states)}
-            )
+        found = by_subject.get(entry["subject"], [])
+        if entry["subject"] != WAIVERS or states or found:  # of an earlier report only what it said of waivers goes
+            waived.append({"subject": entry["subject"], "result": _result(found, states)})
     states = [state for state in judged["checks_run"] if state["id"] in WAIVER_CHECKS]
     return [*waived, {"subject": WAIVERS, "result": _result(complaints, states)}]
 

@@ -27,9 +27,11 @@ ARGUMENTS = {
 }
 
 
-def conclude(result: Mapping, waivers: list[dict], fail_at: str, known: Container[str] | None = None) -> dict:
+def conclude(
+    result: Mapping, waivers: list[dict], fail_at: str, known: Container[str] | None = None, whole: bool = True
+) -> dict:
     """What the module returns: the result after waivers, ``changed`` and, when findings stop it, ``failed`` and ``msg``."""
-    waived = apply_waivers(result, waivers, known=known)
+    waived = apply_waivers(result, waivers, known=known, whole=whole)
     stopping = stops(waived, fail_at)
     answer = {"changed": False, **waived}
     if stopping:

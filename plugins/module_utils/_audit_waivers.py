@@ -73,12 +73,17 @@ def _place(pattern: str | None) -> str:
 
 
 def apply_waivers(
-    result: Mapping, waivers: list[dict], today: datetime.date | None = None, known: Container[str] | None = None
+    result: Mapping,
+    waivers: list[dict],
+    today: datetime.date | None = None,
+    known: Container[str] | None = None,
+    whole: bool = True,
 ) -> dict:
     """Mark what is waived and add the findings about the waivers themselves.
 
     today: the day that decides about expiry; the current day in UTC without it.
     known: ids of all checks that there are; a waiver of any other is told, although no run decides it.
+    whole: whether this run sees all that the waivers may speak of. Half a look cannot say that one covers nothing.
     """
     if not waivers:
         return {key: result[key] for key in ("findings", "checks_run", "summary")}
@@ -89,8 +94,9 @@ def apply_waivers(
     for waiver in waivers:
         expires = _day(waiver.get("expires"))
         reason = " ".join(str(waiver.get("reason") or "").split())
-        if not waiver.get("id") or expires is None or len(reason) < REASON_MIN:
-            what = "no id" if not waiver.get("id") else "no day written YYYY-MM-DD" if expires is None else "no reason"
+        named = isinstance(waiver.get("id"), str) and waiver["id"]
+        if not named or expires is None or len(reason) < REASON_MIN:
+            what = "no id" if not named else "no day written YYYY-MM-DD" if expires is None else "no reason"
             complaints.append(_finding("WVR-03", waiver, f"{what}: waives nothing"))
             continue
         covered = [
@@ -107,7 +113,7 @@ def apply_waivers(
             complaints.append(_finding("WVR-02", waiver, "what is found about waivers cannot be waived"))
         elif known is not None and waiver["id"] not in known and waiver["id"] not in decided:
             complaints.append(_finding("WVR-02", waiver, "there is no check of this id"))
-        elif not covered and decided.get(waiver["id"]) in (PASS, FAIL):
+        elif whole and not covered and decided.get(waiver["id"]) in (PASS, FAIL):
             complaints.append(_finding("WVR-02", waiver, "no finding of this run matches id, where and subject"))
         for item in covered:
             item["waived"] = {"reason": clean(reason), "expires": str(expires)}

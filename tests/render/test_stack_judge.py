@@ -123,6 +123,20 @@ def test_a_waiver_lets_it_through_until_its_day(gate):
     assert late["failed"] is True and "WVR-01" in {item["id"] for item in late["findings"]}
 
 
+def test_a_waiver_for_the_running_host_does_not_stop_a_deploy_and_a_misspelt_one_does(gate):
+    waiver = {
+        "id": "CMP-08",
+        "where": "container backup*",
+        "reason": "runs beside the platform",
+        "expires": "2999-01-01",
+    }
+    assert "failed" not in gate(waivers=[{**waiver, "subject": "*"}], fail_at="low")
+    assert (
+        "there is no check of this id"
+        in gate(waivers=[{**waiver, "id": "CMP-8", "subject": "*"}], fail_at="low")["msg"]
+    )
+
+
 def test_none_never_stops(gate):
     assert "failed" not in gate(publish_the_database, fail_at="none")
 

@@ -163,6 +163,13 @@ def test_a_waiver_counts(world):
     assert outcome.stopping(None) == [] and "waived: 1" in outcome.text()
 
 
+def test_whatever_the_subject_is_called_its_findings_stay(world):
+    world.result = found("HST-07")
+    world.config["audits"][0]["subject"] = "waivers"
+    world.config["waivers"] = [{"id": "HST-08", "reason": "containerd is alone here", "expires": "2999-01-01"}]
+    assert [item["id"] for item in world.run(now=NOW).stopping(None)] == ["HST-07"]
+
+
 def test_check_mode_writes_nothing(world):
     outcome = world.run(write=False, now=NOW)
     assert not world.directory.exists() and not world.metrics.exists()

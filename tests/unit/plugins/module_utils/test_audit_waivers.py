@@ -57,6 +57,7 @@ NO_DAY = ("WVR-03", "no day written YYYY-MM-DD: waives nothing")
         ({"expires": "never"}, [NO_DAY], False),
         ({"reason": "  ok     ok "}, [("WVR-03", "no reason: waives nothing")], False),
         ({"id": ""}, [("WVR-03", "no id: waives nothing")], False),
+        ({"id": ["HST-08"]}, [("WVR-03", "no id: waives nothing")], False),
     ],
 )
 def test_what_a_waiver_covers(waiver, said, waived):
