@@ -178,7 +178,8 @@ class _Judge:
             re.match(r"(?:\S*/)?apt(?:-get)?\s+(?:-\S+\s+)*(?:install|upgrade|dist-upgrade)\b", command)
             for command in commands
         )
-        cached = any(re.search(r"type=cache.*target=/var/lib/apt|target=/var/lib/apt.*type=cache|type=tmpfs.*target=/var/lib/apt", flag) for flag in instruction.flags)  # fmt: skip
+        mounted = r"type=cache.*target=/var/lib/apt|target=/var/lib/apt.*type=cache|type=tmpfs.*target=/var/lib/apt"
+        cached = any(re.search(mounted, flag) for flag in instruction.flags)
         if any(updates) and not installs:
             self.find(
                 "IMG-07", instruction.line, "apt-get update in a step of its own: a later install may use an old list"

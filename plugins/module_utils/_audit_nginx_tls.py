@@ -29,10 +29,32 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_run impor
 OLD = ("SSLv2", "SSLv3", "TLSv1", "TLSv1.1")
 #: What nginx uses without ssl_ciphers.
 DEFAULT_CIPHERS = "HIGH:!aNULL:!MD5"
-GOOD_GROUPS = frozenset({"x25519", "x448", "prime256v1", "p-256", "secp256r1", "secp384r1", "p-384", "secp521r1", "p-521", "auto", "ffdhe2048",
-    "ffdhe3072", "ffdhe4096",
-                         "ffdhe6144", "ffdhe8192", "x25519mlkem768", "secp256r1mlkem768", "secp384r1mlkem1024", "mlkem512", "mlkem768", "mlkem1024",
-                         "curvesm2mlkem768"})  # fmt: skip
+GOOD_GROUPS = frozenset(
+    {
+        "x25519",
+        "x448",
+        "prime256v1",
+        "p-256",
+        "secp256r1",
+        "secp384r1",
+        "p-384",
+        "secp521r1",
+        "p-521",
+        "auto",
+        "ffdhe2048",
+        "ffdhe3072",
+        "ffdhe4096",
+        "ffdhe6144",
+        "ffdhe8192",
+        "x25519mlkem768",
+        "secp256r1mlkem768",
+        "secp384r1mlkem1024",
+        "mlkem512",
+        "mlkem768",
+        "mlkem1024",
+        "curvesm2mlkem768",
+    }
+)
 COMMON_GROUPS = frozenset({"x25519", "prime256v1", "p-256", "secp256r1", "auto"})
 PROTOCOL = ("TLS-02", "TLS-03", "TLS-04", "TLS-05", "TLS-06")
 UPSTREAM_TLS = {"proxy_pass": "proxy", "grpc_pass": "grpc", "uwsgi_pass": "uwsgi"}
@@ -304,9 +326,22 @@ def _sessions(run: Run, server: Server) -> None:
     early = model.effective(block, "ssl_early_data")
     if early is not None and early.args == ("on",):
         run.find("TLS-06", early, f"{show(early)}: what is sent early can be replayed")
-    bad = sorted(words & {"UnsafeLegacyRenegotiation", "+UnsafeLegacyRenegotiation", "UnsafeRenegotiation", "ClientRenegotiation",
-        "+ClientRenegotiation", "Compression", "+Compression",
-                          "-ExtendedMasterSecret", "-EncryptThenMac", "-AntiReplay", "-NoRenegotiation"})  # fmt: skip
+    bad = sorted(
+        words
+        & {
+            "UnsafeLegacyRenegotiation",
+            "+UnsafeLegacyRenegotiation",
+            "UnsafeRenegotiation",
+            "ClientRenegotiation",
+            "+ClientRenegotiation",
+            "Compression",
+            "+Compression",
+            "-ExtendedMasterSecret",
+            "-EncryptThenMac",
+            "-AntiReplay",
+            "-NoRenegotiation",
+        }
+    )
     if bad and options[1] is not None:
         run.find("TLS-06", options[1], f"{show(options[1])}: {', '.join(bad)}")
 

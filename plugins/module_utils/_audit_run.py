@@ -145,8 +145,9 @@ def read_config(path: str) -> dict:
         for index, item in enumerate(config[key] if isinstance(config.get(key), list) else []):
             if not isinstance(item, kind):
                 problems.append(f"{key}[{index}] is {type(item).__name__}, not {kind.__name__}")
-    if type(config.get("keep")) is int and config["keep"] < 1:
-        problems.append(f"keep is {config['keep']}: at least this run must be kept, give 1 or more")
+    keep = config.get("keep")
+    if isinstance(keep, int) and not isinstance(keep, bool) and keep < 1:
+        problems.append(f"keep is {keep}: at least this run must be kept, give 1 or more")
     if config.get("fail_at") not in (*SEVERITIES, "none"):
         problems.append(f"fail_at is {config.get('fail_at')!r}, not one of {', '.join(SEVERITIES)}, none")
     if problems:

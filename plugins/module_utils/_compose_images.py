@@ -23,9 +23,9 @@ TWO_NUMBERS = frozenset({"library/postgres", "library/debian", "library/ubuntu",
 
 def parse(reference: str) -> tuple[str, str, str, str]:
     """(registry, repository, tag, digest) in full: "nginx" is docker.io, library/nginx, "", ""."""
-    name, _, digest = reference.strip().partition("@")
+    name, _rest, digest = reference.strip().partition("@")
     head, slash, tail = name.rpartition("/")
-    tail, _, tag = tail.partition(":")
+    tail, _rest, tag = tail.partition(":")
     name = head + slash + tail
     registry, slash, rest = name.partition("/")
     if slash and ("." in registry or ":" in registry or registry == "localhost"):

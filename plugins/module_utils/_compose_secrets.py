@@ -291,7 +291,7 @@ def _judge_declared(secrets: _Secrets) -> None:
         used |= {grant.source for grant in grants}
         mounted = {mount.target.rstrip("/") for mount in values.volumes(service)}
         mounted |= {grant.target for grant in (*grants, *values.configs(service))}
-        mounted |= {"" for _ in service.get("volumes_from") or ()}
+        mounted |= {"" for _rest in service.get("volumes_from") or ()}
         image = service.get("image")
         for key, value in values.environment(service).items():
             base = key.removesuffix("_FILE")

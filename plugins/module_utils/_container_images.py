@@ -128,9 +128,9 @@ _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"}
 
 def split_image(reference: str) -> tuple[str, str]:
     """("library/postgres", "17-alpine") of any spelling of a reference; images of Docker Hub without their registry."""
-    name, _, _digest = reference.strip().partition("@")
+    name, _rest, _digest = reference.strip().partition("@")
     head, slash, tail = name.rpartition("/")
-    tail, _, tag = tail.partition(":")
+    tail, _rest, tag = tail.partition(":")
     name = head + slash + tail
     registry, slash, rest = name.partition("/")
     if slash and (registry in _DOCKER_HUB):

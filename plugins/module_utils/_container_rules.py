@@ -115,7 +115,7 @@ def _judge_privileges(audit: Audit, view: ContainerView, policy: Policy) -> None
 
 def _option(entry: str) -> tuple[str, str]:
     """(name, value) of a security option, split as the engine does: at "=", or at ":" where there is none."""
-    name, _, value = entry.strip().partition("=" if "=" in entry else ":")
+    name, _rest, value = entry.strip().partition("=" if "=" in entry else ":")
     return name, value
 
 
@@ -157,7 +157,7 @@ def _judge_user(audit: Audit, view: ContainerView) -> None:
     if isinstance(stated, Unknown):
         _judge_image_user(audit, view, place, stated)
         return
-    name, _, group = (stated or "").partition(":")
+    name, _rest, group = (stated or "").partition(":")
     uid = number(name)
     if name in ("", "root") or uid == 0:
         text = f"{source} is {stated}" if stated else "neither the container nor its image states a user: root"

@@ -56,16 +56,35 @@ LOWER, UPPER = _span("a", "z"), _span("A", "Z")
 WORD = DIGIT | LOWER | UPPER | mask_of("_")
 SPACE = mask_of(" \t\n\r\f\v")
 _CLASSES = {
-    "d": DIGIT, "D": ALL & ~DIGIT, "w": WORD, "W": ALL & ~WORD, "s": SPACE, "S": ALL & ~SPACE, "N": ALL & ~NEWLINE,
-    "h": mask_of(" \t") | 1 << 0xA0, "H": ALL & ~(mask_of(" \t") | 1 << 0xA0),
-    "v": mask_of("\n\v\f\r") | 1 << 0x85, "V": ALL & ~(mask_of("\n\v\f\r") | 1 << 0x85), "R": mask_of("\n\v\f\r") | 1 << 0x85,
-}  # fmt: skip
+    "d": DIGIT,
+    "D": ALL & ~DIGIT,
+    "w": WORD,
+    "W": ALL & ~WORD,
+    "s": SPACE,
+    "S": ALL & ~SPACE,
+    "N": ALL & ~NEWLINE,
+    "h": mask_of(" \t") | 1 << 0xA0,
+    "H": ALL & ~(mask_of(" \t") | 1 << 0xA0),
+    "v": mask_of("\n\v\f\r") | 1 << 0x85,
+    "V": ALL & ~(mask_of("\n\v\f\r") | 1 << 0x85),
+    "R": mask_of("\n\v\f\r") | 1 << 0x85,
+}
 _POSIX = {
-    "alpha": LOWER | UPPER, "digit": DIGIT, "alnum": LOWER | UPPER | DIGIT, "lower": LOWER, "upper": UPPER, "word": WORD, "space": SPACE,
-    "blank": mask_of(" \t"), "xdigit": DIGIT | _span("a", "f") | _span("A", "F"), "punct": _span("!", "/") | _span(":", "@") | _span("[",
-    "`") | _span("{", "~"),
-    "cntrl": (1 << 32) - 1 | 1 << 127, "graph": _span("!", "~"), "print": _span(" ", "~"), "ascii": (1 << 128) - 1,
-}  # fmt: skip
+    "alpha": LOWER | UPPER,
+    "digit": DIGIT,
+    "alnum": LOWER | UPPER | DIGIT,
+    "lower": LOWER,
+    "upper": UPPER,
+    "word": WORD,
+    "space": SPACE,
+    "blank": mask_of(" \t"),
+    "xdigit": DIGIT | _span("a", "f") | _span("A", "F"),
+    "punct": _span("!", "/") | _span(":", "@") | _span("[", "`") | _span("{", "~"),
+    "cntrl": (1 << 32) - 1 | 1 << 127,
+    "graph": _span("!", "~"),
+    "print": _span(" ", "~"),
+    "ascii": (1 << 128) - 1,
+}
 _CONTROL = {"n": 10, "r": 13, "t": 9, "f": 12, "a": 7, "e": 27}
 _EDGES = {"b", "B", "A", "z", "Z", "G", "K"}
 

@@ -26,10 +26,27 @@ TIMEOUT = 20
 FIRST_PORT, MAX_PORTS = 39000, 2000
 PASSES = ("proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass", "memcached_pass", "auth_http")
 #: Left out of the copy: they need an account, a file or a device, and are judged elsewhere.
-DROPPED = ("user", "daemon", "working_directory", "ssl_engine", "lock_file", "worker_cpu_affinity", "worker_priority", "debug_points",
-    "ssl_password_file", "google_perftools_profiles",
-           "ssl_stapling_file", "ssl_session_ticket_key", "ssl_dhparam", "ssl_crl", "proxy_ssl_crl", "proxy_ssl_password_file", "thread_pool_file",
-           "perl_modules", "ssl_ocsp_cache")  # fmt: skip
+DROPPED = (
+    "user",
+    "daemon",
+    "working_directory",
+    "ssl_engine",
+    "lock_file",
+    "worker_cpu_affinity",
+    "worker_priority",
+    "debug_points",
+    "ssl_password_file",
+    "google_perftools_profiles",
+    "ssl_stapling_file",
+    "ssl_session_ticket_key",
+    "ssl_dhparam",
+    "ssl_crl",
+    "proxy_ssl_crl",
+    "proxy_ssl_password_file",
+    "thread_pool_file",
+    "perl_modules",
+    "ssl_ocsp_cache",
+)
 #: Need a certificate of authorities that is not read here.
 TRUST = (
     "ssl_client_certificate",
@@ -47,9 +64,16 @@ VERIFY = (
     "ssl_stapling",
     "ssl_stapling_verify",
 )
-CERTIFICATES = ("ssl_certificate", "ssl_certificate_key", "proxy_ssl_certificate", "proxy_ssl_certificate_key", "grpc_ssl_certificate",
+CERTIFICATES = (
+    "ssl_certificate",
+    "ssl_certificate_key",
+    "proxy_ssl_certificate",
+    "proxy_ssl_certificate_key",
+    "grpc_ssl_certificate",
     "grpc_ssl_certificate_key",
-                "uwsgi_ssl_certificate", "uwsgi_ssl_certificate_key")  # fmt: skip
+    "uwsgi_ssl_certificate",
+    "uwsgi_ssl_certificate_key",
+)
 TEMPORARY = ("client_body_temp_path", "proxy_temp_path", "fastcgi_temp_path", "uwsgi_temp_path", "scgi_temp_path")
 #: What the place of the test refuses, not the configuration.
 SURROUNDINGS = re.compile(
@@ -208,9 +232,14 @@ def test(binary: str, tree: Tree) -> Tested:
         try:
             done = subprocess.run(
                 [binary, "-t", "-q", "-p", directory, "-c", path],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT, check=False,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}, cwd=directory,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=TIMEOUT,
+                check=False,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+                cwd=directory,
+            )
         except subprocess.TimeoutExpired:
             return Tested(None, f"it did not answer within {TIMEOUT} s")
         except (OSError, ValueError) as error:
@@ -250,9 +279,14 @@ def version(binary: str) -> tuple[str | None, str | None]:
     """Version of the program and of the OpenSSL it runs with; None for what it does not say."""
     try:
         done = subprocess.run(
-            [binary, "-V"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT, check=False,
+            [binary, "-V"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT,
+            check=False,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-        )  # fmt: skip
+        )
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None, None
     text = done.stdout[:20000].decode("utf-8", "replace")
