@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import (
+    _audit_containers,
     _audit_docker,
     _audit_env,
     _audit_nginx,
+    _audit_tls,
     _checks_host,
     _checks_nginx,
     _checks_postgres,
@@ -34,6 +36,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import (
     _door_postgres,
     _door_tls,
     _door_valkey,
+    _runtime_secrets,
 )
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import (
     FAIL,
@@ -107,13 +110,14 @@ def _env(options: Mapping) -> dict:
 
 #: By name: what runs, and the checks that are unknown when it cannot.
 AUDITS: dict[str, tuple[Callable[[Mapping], dict], tuple[Check, ...]]] = {
-    "docker": (_docker, (*_checks_host.CHECKS, *_checks_runtime.CHECKS)),
+    "docker": (_docker, (*_checks_host.CHECKS, *_checks_runtime.CHECKS, *_audit_containers.TABLE.values(),
+                         *_runtime_secrets.TABLE.values())),
     "env": (_env, _checks_secret.CHECKS),
     "nginx": (_nginx, (*_checks_nginx.CHECKS, *_checks_tls.CHECKS)),
     "postgres": (_door(_door_postgres), _checks_postgres.CHECKS),
-    "tls": (_door(_door_tls), _checks_tls.CHECKS),
+    "tls": (_door(_door_tls), _audit_tls.CHECKS),
     "valkey": (_door(_door_valkey), _checks_valkey.CHECKS),
-}
+}  # fmt: skip
 
 
 def read_config(path: str) -> dict:

@@ -272,6 +272,13 @@ def test_a_misspelt_option_of_a_module_is_no_silent_default():
         run({"internal_network": ["data"]})
 
 
+def test_an_audit_of_the_engine_that_cannot_be_run_leaves_every_check_of_it_unknown(tmp_path):
+    gone = core._audit_docker.audit_docker({"docker_host": f"unix://{tmp_path}/none.sock"})
+    entry = core._audited({"audit": "docker", "subject": "host a", "options": {"edge_service": ["edge"]}})
+    assert {state["status"] for state in entry["checks_run"]} == {"unknown"}
+    assert {state["id"] for state in entry["checks_run"]} == {state["id"] for state in gone["checks_run"]}
+
+
 def test_the_options_of_docker_are_those_of_its_module():
     documented = yaml.safe_load(docker_audit.DOCUMENTATION)["options"]
     shared = yaml.safe_load(container_policy.ModuleDocFragment.DOCUMENTATION)["options"]
