@@ -103,7 +103,7 @@ def _unreadable(audit: Audit, subject: str, error: TarError) -> None:
 def from_file(audit: Audit, path: str, settings: Settings, files: Files) -> list[dict]:
     """Judge every image of an archive. Raises DoorError when there is none to read."""
     try:
-        handle = open(path, "rb")  # noqa: SIM115 - closed below
+        handle = open(path, "rb")
     except OSError as error:
         raise DoorError(f"{path}: cannot be opened ({error.strerror}); name an archive of docker save") from error
     with handle:

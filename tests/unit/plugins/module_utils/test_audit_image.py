@@ -331,7 +331,11 @@ def test_wheels_are_asked_about_by_name_and_version():
         ),
         ("usr/lib/python3/dist-packages/yaml-6.dist-info/METADATA", b"Name: yaml\nVersion: 6\n"),  # dpkg's
     ]
-    python = lambda packages, release: asked.extend(packages) or Source("Python package index", CHECKED, "1")  # noqa: E731
+
+    def python(packages, _release):
+        asked.extend(packages)
+        return Source("Python package index", CHECKED, "1")
+
     judge(image(files), Wanted(lock=LOCK, sources=(*GOOD.sources, ("python", python))))
     assert [(package.name, package.version) for package in asked] == [("jinja2", "2.11.2")]
 
@@ -342,7 +346,11 @@ def test_images_without_dpkg_carry_their_packages_in_parts():
         ("var/lib/dpkg/status.d/zlib1g", STATUS.replace(b"Status: install ok installed\n", b"")),
         ("var/lib/dpkg/status.d/zlib1g.md5sums", b"x"),
     ]
-    debian = lambda packages, release: asked.extend(packages) or silent(packages, release)  # noqa: E731
+
+    def debian(packages, release):
+        asked.extend(packages)
+        return silent(packages, release)
+
     judge(image(files, without=("var/lib/dpkg/status",)), Wanted(lock=LOCK, sources=(("debian", debian),)))
     assert [(package.name, package.source) for package in asked] == [("zlib1g", "zlib")]
 
