@@ -267,8 +267,13 @@ class Model:
         owner = self.owner.get(id(directive)) or self.place(directive)
         if owner is not None:
             return owner.label
-        names = [level.name for level in directive.chain() if level.name != directive.name or level is not directive]
-        return names[0] if names else "main"
+        levels = [level for level in directive.chain() if level is not directive]
+        if not levels:
+            return "main"
+        inner = levels[0]
+        if inner.name in ("upstream", "map", "geo", "split_clients") and inner.args:
+            return f"{inner.name} {inner.args[-1]}"
+        return f"server of {levels[1].name}" if inner.name == "server" and len(levels) > 1 else inner.name
 
     def effective(self, block: Directive, name: str) -> Directive | None:
         """The directive whose value applies in a block."""

@@ -200,7 +200,8 @@ class _Parser:
             if at is None:
                 raise
             if self.files.knows(path):
-                self.tree.problems.append(Problem(f"{file}:{line}", f"include: {path} {error.what}"))
+                what = error.what if self.files.stat(path) is not None else "does not exist"
+                self.tree.problems.append(Problem(f"{file}:{line}", f"include: {path} {what}"))
             else:
                 self.tree.gaps.append(Gap(f"{file}:{line}", f"include: {path} was not handed over"))
             return

@@ -114,6 +114,8 @@ class _Copy:
                     "",
                 )
                 if item.name == "http":
+                    if not item.find("access_log"):
+                        self.put(f"access_log {self.directory}/access_log", "")
                     for name in TEMPORARY:
                         self.put(f"{name} {self.directory}/{name}", "")
                 stack.append((item, iter(item.block)))
