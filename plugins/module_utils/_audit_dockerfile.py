@@ -34,6 +34,17 @@ _REMOTE = re.compile(r"(?:https?|ftp|git|ssh)://|git@", re.IGNORECASE)
 _COMMANDS = re.compile(r"&&|\|\||[;\n|]|\bthen\b|\bdo\b|\belse\b")
 #: Options of package managers that take the next word along.
 _TAKES = frozenset("-t --target-release -o --option -c --config-file --virtual -X --repository -p --root -r --requirement -i".split())  # fmt: skip
+#: Program -> words with which it installs.
+_VERBS = {
+    **dict.fromkeys(("apt-get", "apt", "pip", "pip3", "yum", "dnf", "microdnf", "gem"), ("install",)),
+    "apk": ("add",), "npm": ("install", "i", "add"), "zypper": ("install", "in"), "go": ("install",),
+}  # fmt: skip
+#: Program -> what the name of a package with its version looks like; the others are told apart where they are judged.
+_RPM = re.compile(r"-\d[\w.:~+^]*(?:-\d[\w.~+^]*)?$|/|^@")
+_PINNED = {
+    "yum": _RPM, "dnf": _RPM, "microdnf": _RPM, "zypper": re.compile(r"[=<>]|\.rpm$"), "gem": re.compile(r":\d"),
+    "npm": re.compile(r".@(?!latest$|next$)|[:#]"), "go": re.compile(r"@(?!latest$)"),
+}  # fmt: skip
 
 
 def _shells(instruction: Instruction) -> str:
@@ -75,11 +86,21 @@ def _unpinned(command: str) -> list[str]:
     program, rest = words[0].rpartition("/")[2], words[1:]
     if program in ("python", "python3") and rest[:2] == ["-m", "pip"]:
         program, rest = "pip", rest[2:]
-    verbs = {"apt-get": "install", "apt": "install", "apk": "add", "pip": "install", "pip3": "install"}
-    if program not in verbs or verbs[program] not in rest:
+    verb = next((word for word in rest if word in _VERBS.get(program, ())), None)
+    if verb is None:
         return []
-    named = _arguments(rest[rest.index(verbs[program]) + 1 :])
+    named = _arguments(rest[rest.index(verb) + 1 :])
     local = ("./", "/", "../", "$", ".")
+    if program in _PINNED:
+        if program == "gem" and {"-v", "--version"} & {word.partition("=")[0] for word in rest}:
+            return []
+        return [
+            name
+            for name in named
+            if not _PINNED[program].search(name)
+            and not name.startswith(local)
+            and not name.endswith((".rpm", ".tgz", ".gem"))
+        ]
     if program in ("pip", "pip3"):
         if "-r" in rest or "--requirement" in rest or any(word.startswith("--requirement=") for word in rest):
             named = []

@@ -21,6 +21,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._container_image
 from ansible_collections.mcpstack.platform.plugins.module_utils._secret_names import (
     credential_in_url,
     credential_name,
+    known_token,
     literal_credential,
 )
 from ansible_collections.mcpstack.platform.plugins.module_utils._secret_placeholder import placeholder
@@ -158,7 +159,7 @@ def _judge_environment(secrets: _Secrets) -> list[_Value]:
                     audit.find("SEC-02", subject, item.where, f"{item.key} holds a URL with a password")
                 if (name, item.key) not in secrets.reported and (why := placeholder(url.password, item.key)):
                     audit.find("SEC-04", subject, item.where, f"{item.key}, the password in the URL: {why}")
-            if not literal_credential(item.key, item.text):
+            if not literal_credential(item.key, item.text) and (url is not None or not known_token(item.text)):
                 continue
             found.append(item)
             if (name, item.key) in secrets.reported:

@@ -160,7 +160,11 @@ def literal_credential(key: str, value: str) -> bool:
 def known_token(value: str) -> bool:
     """Whether a value is a token by its own form, whatever the variable is called."""
     text = value.strip().strip("\"'")
-    return (_TOKEN_USER.match(text) is not None and len(text) >= 20) or _PRIVATE_KEY.match(text) is not None
+    return (
+        (_TOKEN_USER.match(text) is not None and len(text) >= 20)
+        or _PRIVATE_KEY.match(text) is not None
+        or (len(text) <= VALUE_LIMIT and _TOKEN_FORM.match(text) is not None)
+    )
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,24 @@ _PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _TOKEN_USER = re.compile(r"(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|sk-|hf_|npm_|pypi-|dop_v1_|shpat_)\w")
+#: Tokens that are told by their form: Stripe, Twilio, SendGrid, Square, Mailchimp, Telegram, Discord, a signed JWT, what npm
+#: writes into its configuration, a key of Azure Storage, a web hook of Slack or Discord.
+_TOKEN_FORM = re.compile(
+    r"""(?:[rs]k_live_\w{16,}
+      |SK[0-9a-f]{32}
+      |SG\.[\w-]{16,32}\.[\w-]{16,64}
+      |sq0[a-z]{3}-[\w-]{22,60}
+      |[0-9a-f]{32}-us\d{1,2}
+      |\d{8,10}:[\w-]{35}
+      |[MNO][A-Za-z0-9]{23,25}\.[\w-]{6}\.[\w-]{27,40}
+      |eyJ[\w-]{10,}\.eyJ[\w-]{4,}\.[\w-]{20,}
+      |//[\w./:-]{1,200}:_(?:authToken|password)=[^$\s]{8,}
+      |(?:[A-Za-z]+=[^;]{0,200};){0,6}AccountKey=[A-Za-z0-9+/]{40,}={0,2}(?:;.{0,300})?
+      |https://hooks\.slack\.com/services/T\w+/B\w+/\w+
+      |https://(?:\w+\.)?discord(?:app)?\.com/api/webhooks/\d+/[\w-]+
+    )\Z""",
+    re.VERBOSE | re.ASCII,
+)
 _PRIVATE_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----")
 _HIDDEN = re.compile(r"(?:[*x.]+|<[^<>]*>|%[sdv]|\{[A-Za-z_][A-Za-z0-9_.]*\}|redacted|\[[^\[\]]*\])\Z", re.IGNORECASE)
 
@@ -203,7 +225,7 @@ def credential_in_url(value: str) -> UrlCredential | None:
         if found:
             return found
     if (match := _DRIVER_ADDRESS.match(text)) and _secret(match[1]):
-        return UrlCredential("driver", text.partition(":")[0], match[1], "")
+        return UrlCredential("parameter", text.partition(":")[0], match[1], "")
     if "=" in text and (
         "://" in text or ";" in text or re.search(r"\b(?:host|dbname|server|data source)\s*=", text, re.IGNORECASE)
     ):

@@ -160,8 +160,12 @@ CASES: dict[str, dict[str, dict[str, str] | str]] = {
         "capture of words": "location ~ ^/go/([a-z]+)$ { return 301 https://www.example.org/$1; }",
         "request_uri": "location /x { return 301 https://www.example.org$request_uri; }",
         "set": "location /x { set $to $uri; return 301 https://www.example.org$to; }",
+        "named group of a rewrite": "rewrite ^/proxy/(a|b)/(?<path>\\W*)$ http://www.example.org/$path redirect;",
+        "numbered group of a rewrite": "rewrite ^/proxy/([^/]*)$ http://www.example.org/$1 redirect;",
+        "user": {"location": "proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Real-IP $remote_addr; proxy_set_header Host $host; proxy_set_header X-User $remote_user; proxy_pass http://backend;"},
     },
     "if_is_evil": {
+        "rewrite to another site": {"location": "if ($http_x) { rewrite ^ http://www.example.org/ break; } proxy_pass http://backend;"},
         "header": {"location": "if ($http_x) { add_header X-Test a; } proxy_pass http://backend;"},
         "proxy": {"location": "if ($http_x) { proxy_pass http://backend; }"},
         "try_files": {"location": "if ($http_x) { set $y 1; } try_files $uri =404;"},

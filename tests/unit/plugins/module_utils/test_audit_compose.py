@@ -220,6 +220,10 @@ CASES = {
         service(f"environment: {{DB_PASSWORD: '${{NONE-}}{STRONG}'}}"),
         [("SEC-01", 4, "high")],
     ),
+    "token of a known form": (
+        service("environment: {X: '" + "ghp_" + "a1B2c3D4" * 5 + "'}"),
+        [("SEC-01", 4, "high"), ("SEC-05", 4, "high")],
+    ),
     # SEC-11
     "argument": (service(f"command: [server, --requirepass, '{STRONG}']"), [("SEC-11", 4, "high")]),
     "argument in one word": (service(f"command: server --password={STRONG}"), [("SEC-11", 4, "high")]),

@@ -110,6 +110,43 @@ def test_credentials_in_urls(url, found):
     assert (answer and (answer.user, answer.password)) == found
 
 
+#: Beginnings are kept apart from the rest, so that this file holds no token that somebody would have to look after.
+TOKENS = [
+    "sk" + "_live_" + "a1B2" * 6,
+    "SK" + "0123abcd" * 4,
+    "SG." + "a1B2c3D4" * 2 + "a1B2c3." + "e5F6" * 10,
+    "sq0" + "csp-" + "a1B2c3D4" * 5,
+    "0123abcd" * 4 + "-us12",
+    "110201543:" + "AAHdq" * 7,
+    "M" + "a1B2c3D4" * 2 + "a1B2c3D." + "a1B2c3." + "a1B2c3D" * 4,
+    "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0." + "a1B2c3D4" * 4,
+    "//registry.npmjs.org/:_auth" + "Token=a1B2c3D4",
+    "DefaultEndpointsProtocol=https;AccountName=x;Account" + "Key=" + "a1B2" * 20 + "==;EndpointSuffix=x",
+    "https://hooks.slack.com/services/" + "T01/B02/a1B2c3",
+    "https://discord.com/api/webhooks/" + "12345/a1B2c3",
+]
+NO_TOKENS = [
+    "sk_test_" + "a1B2" * 6,
+    "sha256:" + "0123abcd" * 8,
+    "0123abcd" * 5,
+    "SKU-0123",
+    "12345678:30",
+    "//registry.npmjs.org/:_authToken=${NPM_TOKEN}",
+    "https://hooks.slack.com/services/",
+    "eyJhbGciOiJIUzI1NiJ9",
+]
+
+
+@pytest.mark.parametrize("text", TOKENS)
+def test_a_token_is_told_by_its_form(text):
+    assert core.known_token(text)
+
+
+@pytest.mark.parametrize("text", NO_TOKENS)
+def test_what_only_looks_like_a_token(text):
+    assert not core.known_token(text)
+
+
 def test_a_found_url_does_not_show_its_password():
     assert "pw" not in repr(core.credential_in_url("http://u:pw@h"))
 
