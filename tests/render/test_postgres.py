@@ -192,11 +192,13 @@ def test_more_settings_are_quoted_and_replace_what_may_be_replaced(role):
         *(
             (
                 {"mcpstack_postgres_client_networks": [network]},
-                f'mcpstack_postgres_client_networks: "{shown}" is no network: give samenet or a CIDR that is not the whole world.',
+                f'mcpstack_postgres_client_networks: "{shown}" is no network: give samenet or a CIDR of /8 or, for IPv6, /16 at most.',
             )
             for network, shown in (
                 ("0.0.0.0/0", "0.0.0.0/0"),
                 ("::/0", "::/0"),
+                ("128.0.0.0/1", "128.0.0.0/1"),
+                ("8000::/1", "8000::/1"),
                 ("all", "all"),
                 ("samehost", "samehost"),
                 ("10.0.0.0/8 trust\nhost all all all", "10.0.0.0/8 trust\\nhost all all all"),
@@ -219,7 +221,7 @@ def test_more_settings_are_quoted_and_replace_what_may_be_replaced(role):
             ({"mcpstack_postgres_settings": {name: "x"}}, f"mcpstack_postgres_settings: {name} is decided by the role: remove it.")
             for name in (
                 "ssl", "ssl_min_protocol_version", "listen_addresses", "hba_file", "password_encryption", "shared_preload_libraries",
-                "archive_command", "log_statement", "log_min_error_statement", "fsync", "include_if_exists", "allow_alter_system", "port",
+                "archive_command", "log_statement", "log_min_error_statement", "fsync", "lo_compat_privileges", "session_replication_role", "jit_provider", "include_if_exists", "allow_alter_system", "port",
                 "ssl_passphrase_command", "restore_command", "unix_socket_directories", "log_parameter_max_length_on_error",
             )
         ),
