@@ -425,8 +425,9 @@ def _resolved(run: Run, item: Directive, host: str, groups: dict[str, Directive]
     before = host.partition("$")[0]
     if item.parent is None or run.model.effective(item.parent, "resolver") is not None:
         return
-    if before and _address(re.sub(r":[0-9]*$", "", before)):
-        # A whole address stands before the variable, which then holds the path.
+    literal = re.sub(r":[0-9]*$", "", before).lower()
+    if before and (_address(literal) or literal in groups):
+        # A whole address or a group stands before the variable, which then holds the path.
         return
     texts = run.values.strings(host)
     for text in texts:

@@ -14,8 +14,8 @@ CHECKS: tuple[Check, ...] = (
         "S",
         ("nginx -t", "crossplane lint"),
         "The configuration can be read to the end: braces and quotes are closed, every include leads to a file that exists, every directive"
-        " is known, stands in a context it is allowed in and has a possible number of arguments, every limit zone, upstream and variable"
-        " that is used is defined, and no context holds a directive twice that may stand there once. The files that nginx opens when"
+        " is known, stands in a context it is allowed in and has a possible number of arguments, every limit zone that is used is defined,"
+        " and no context holds a directive twice that may stand there once. The files that nginx opens when"
         " it starts exist. Where a table of directives (crossplane) or an nginx program is at hand it has the last word; without either,"
         " what only they can know stays unknown. Names of upstream servers are never looked up.",
         "Correct the line that is named, then let the nginx of the target test it: nginx -t -c FILE.",
@@ -41,11 +41,13 @@ CHECKS: tuple[Check, ...] = (
         "medium",
         "SA",
         ("CIS NGINX 2.2.1", "NIST SP 800-190 4.4.3"),
-        "Workers do not run as root: either the master is started as an ordinary user (declared by run_as_user), or the user directive names an account"
+        "Workers do not run as root: either the master is started as an ordinary user (declared by run_as_user), or the user directive"
+        " names an account"
         " other than root. With a master that is not root, the pid file and the five temporary directories are set to places outside /var/run,"
         " /run and nginx's compiled-in prefix, because such a master cannot write there. Not declared and no user directive: the compiled-in default"
         " applies (nobody), which passes.",
-        "Name an account of its own in the user directive, or start the master as that account and set pid and *_temp_path to directories it may write.",
+        "Name an account of its own in the user directive, or start the master as that account and set pid and *_temp_path to directories"
+        " it may write.",
         "user root;",
         "user nginx;",
     ),
@@ -55,7 +57,8 @@ CHECKS: tuple[Check, ...] = (
         "medium",
         "H",
         ("CIS NGINX 2.3.1", "CIS NGINX 2.3.2", "CIS NGINX 2.3.3"),
-        "Every file of the configuration and each directory on the way to it belongs to root (or the declared owner) and may not be written by group or"
+        "Every file of the configuration and each directory on the way to it belongs to root (or the declared owner) and may not be"
+        " written by group or"
         " others. A directory with the sticky bit that everybody may write fails too: who may create a file there can be included by a glob.",
         "chown root:root FILE; chmod go-w FILE, for the file and for the directory that holds it.",
         "-rw-rw-rw- root root /etc/nginx/conf.d/app.conf",
@@ -68,12 +71,15 @@ CHECKS: tuple[Check, ...] = (
         "SW",
         ("CIS NGINX 2.4.2", "gixy default_server_flag"),
         "Every address and port that is listened on has one server marked default_server, and this server answers nothing but a refusal: return 444,"
-        " 421 or 4xx for each of its locations, or ssl_reject_handshake on. Without the mark nginx takes the first server in file order, which changes"
-        " with the name of an included file. Loopback addresses and unix sockets that only one server listens on are left alone. A listen without TLS on"
+        " 421 or 4xx for each of its locations, or ssl_reject_handshake on. Without the mark nginx takes the first server in file order,"
+        " which changes"
+        " with the name of an included file. Loopback addresses and unix sockets that only one server listens on are left alone. A listen"
+        " without TLS on"
         " the standard port may redirect to a fixed host name, never to $host.",
         "Add to each listen a server with default_server and server_name _ that ends in return 444 (ssl_reject_handshake on for TLS).",
         "server {\n    listen 80;\n    server_name app.example.org;\n    location / { proxy_pass http://app; }\n}",
-        "server {\n    listen 80 default_server;\n    server_name _;\n    return 444;\n}\nserver {\n    listen 80;\n    server_name app.example.org;\n"
+        "server {\n    listen 80 default_server;\n    server_name _;\n    return 444;\n}\nserver {\n    listen 80;\n    server_name"
+        " app.example.org;\n"
         "    location / { proxy_pass http://app; }\n}",
     ),
     Check(
@@ -82,7 +88,8 @@ CHECKS: tuple[Check, ...] = (
         "medium",
         "SA",
         ("CIS NGINX 2.4.1",),
-        "Each listen directive of http, stream and mail names a port that was declared. Loopback addresses and unix sockets are not reachable from outside"
+        "Each listen directive of http, stream and mail names a port that was declared. Loopback addresses and unix sockets are not"
+        " reachable from outside"
         " and need no declaration. A server without listen counts as port 80 (8000 when the master is not root), as in nginx. Not"
         " decided when no port was declared.",
         "Remove the listen directive, bind it to 127.0.0.1, or declare the port.",
@@ -96,8 +103,10 @@ CHECKS: tuple[Check, ...] = (
         "S",
         ("CIS NGINX 2.4.3", "CIS NGINX 2.4.4", "CIS NGINX 5.2.1", "gixy low_keepalive_requests"),
         "client_header_timeout, client_body_timeout and send_timeout are at most 60 s and keepalive_timeout at most 75 s, and none of them 0 except"
-        " keepalive_timeout (which then switches keep-alive off). nginx's own defaults pass. keepalive_requests is not below 100, because closing often costs a"
-        " handshake each time. Long answers are a matter of proxy_read_timeout, which is not judged: streaming needs it long.",
+        " keepalive_timeout (which then switches keep-alive off). nginx's own defaults pass. keepalive_requests is not below 100, because"
+        " closing often costs a"
+        " handshake each time. Long answers are a matter of proxy_read_timeout: where streaming paths are declared, more than two minutes"
+        " anywhere else fails; otherwise it is not judged.",
         "Set client_header_timeout 10s; client_body_timeout 10s; send_timeout 30s; keepalive_timeout 65s; leave long waits to proxy_read_timeout.",
         "client_header_timeout 10m;",
         "client_header_timeout 10s;",
@@ -122,14 +131,16 @@ CHECKS: tuple[Check, ...] = (
         "SW",
         ("CIS NGINX 5.2.5", "OWASP API 4"),
         "Each location that hands requests on (proxy_pass and its like) and can be reached from outside is under a limit_req that applies to it:"
-        " limit_req of a lower level replaces all of the upper ones, and a zone that is defined without being used limits nothing. The key of the zone"
-        " is not empty and not chosen by the client ($http_*, $arg_*, $cookie_*, a map of those); limit_req_dry_run on fails; a burst above one minute"
-        " of the rate counts as none."
+        " limit_req of a lower level replaces all of the upper ones, and a zone that is defined without being used limits nothing. The key"
+        " of the zone"
+        " is not empty and not chosen by the client ($http_*, $arg_*, $cookie_*, a map of those); limit_req_dry_run on fails; a burst"
+        " above one minute of the rate and a rate above 1,000 a second count as none."
         " A location that answers by itself with return or 4xx needs none.",
         "Define limit_req_zone with $binary_remote_addr as key and put limit_req zone=NAME burst=N nodelay in http, and again wherever a level has a"
         " limit_req of its own.",
         "limit_req_zone $binary_remote_addr zone=api:10m rate=10r/s;\nserver { location /api { proxy_pass http://app; } }",
-        "limit_req_zone $binary_remote_addr zone=api:10m rate=10r/s;\nserver { location /api { limit_req zone=api burst=20 nodelay; proxy_pass http://app; } }",
+        "limit_req_zone $binary_remote_addr zone=api:10m rate=10r/s;\nserver { location /api { limit_req zone=api burst=20 nodelay;"
+        " proxy_pass http://app; } }",
     ),
     Check(
         "NGX-10",
@@ -138,7 +149,8 @@ CHECKS: tuple[Check, ...] = (
         "S",
         ("CIS NGINX 5.2.4", "gixy worker_rlimit_nofile_vs_connections"),
         "Each location that hands requests on and can be reached from outside is under a limit_conn that applies to it, with a key that is not"
-        " chosen by the client, and without limit_conn_dry_run. worker_rlimit_nofile, when set, is at least twice worker_connections, because a"
+        " chosen by the client and never empty, with at most 1,000 connections, and without limit_conn_dry_run. worker_rlimit_nofile, when"
+        " set, is at least twice worker_connections, because a"
         " proxied request holds two"
         " sockets.",
         "Define limit_conn_zone $binary_remote_addr and put limit_conn ZONE N in http.",
@@ -150,8 +162,9 @@ CHECKS: tuple[Check, ...] = (
         "Methods, hidden files, listings or status pages are open",
         "medium",
         "SW",
-        ("CIS NGINX 5.1.2", "CIS NGINX 2.5.3", "gixy status_page_exposed", "gixy quic_bpf_reuseport"),
-        "Locations that hand requests on allow named methods only (limit_except, or if ($request_method ...) with return); a server that hands files out"
+        ("CIS NGINX 5.1.2", "CIS NGINX 2.5.3", "gixy status_page_exposed"),
+        "Locations that hand requests on allow named methods only (limit_except, or if ($request_method ...) with return); a server that"
+        " hands files out"
         " denies paths that begin with a dot; autoindex is off; dav_methods is off; stub_status, status and api pages are on loopback or under allow"
         " ... deny all;"
         " the paths declared as admin pages (by default /metrics, /status, /nginx_status, /server-status, /debug) are not proxied for everybody.",
@@ -168,7 +181,8 @@ CHECKS: tuple[Check, ...] = (
         ("CIS NGINX 5.1.1", "gixy allow_without_deny", "gixy return_bypasses_allow_deny"),
         "A list of allow ends with deny all (the first rule that matches decides, so deny all before an allow makes the allow dead and allow all"
         " before a deny makes the deny dead)."
-        " return and rewrite run before allow and deny are looked at, so a level that has return does not need or have them. satisfy any with allow"
+        " return runs before allow and deny are looked at, so what it hands out (a body with 2xx) is open to everybody; a refusal or a"
+        " redirect gives nothing away. satisfy any with allow"
         " all opens what"
         " auth_basic closes. A location with rules of its own replaces all inherited rules.",
         "End the list with deny all; put return into a location of its own behind the rules (for example through try_files and a named location).",
@@ -185,9 +199,9 @@ CHECKS: tuple[Check, ...] = (
         " ssl_verify_client on, an API"
         " key check by a map and return 401/403, or allow ... deny all. auth_basic off and satisfy any with allow all count as nothing. The user file"
         " does not lie below a"
-        " root that is served, holds no plain text or unsalted password, and cannot be read by everybody. Not decided when no protected path was"
-        " declared; services"
-        " that check the key themselves are not declared here.",
+        " root that is served, holds no plain text or unsalted password, and cannot be read by everybody. Without declared paths,"
+        " locations and upstreams of services known to ask nobody (Prometheus, Alertmanager, Ollama, vLLM and their like) are named"
+        " (medium); services that check the key themselves are not declared.",
         "Add auth_basic with auth_basic_user_file, auth_request, or ssl_verify_client on to the location; hash the passwords with bcrypt or SHA-512.",
         "location /admin/ { proxy_pass http://app; }",
         "location /admin/ { auth_basic admin; auth_basic_user_file /etc/nginx/htpasswd; proxy_pass http://app; }",
@@ -229,9 +243,10 @@ CHECKS: tuple[Check, ...] = (
         "medium",
         "SW",
         ("CIS NGINX 5.3.1", "CIS NGINX 5.3.2", "CIS NGINX 5.3.4", "OWASP Secure Headers"),
-        "Every server that answers the outside world sends X-Content-Type-Options nosniff, protection against framing (X-Frame-Options DENY or SAMEORIGIN, or"
-        " frame-ancestors in the policy), Referrer-Policy (not unsafe-url) and Permissions-Policy, each with always so that error pages carry them"
-        " too. X-XSS-Protection with 1 fails:"
+        "Every server that answers the outside world sends X-Content-Type-Options nosniff, protection against framing (X-Frame-Options"
+        " DENY or SAMEORIGIN, or"
+        " frame-ancestors in the policy), Referrer-Policy (not unsafe-url) and Permissions-Policy, each with always so that error pages"
+        " carry them too (low without). X-XSS-Protection with 1 fails:"
         " the filter it switches on is a hole of its own. Levels without a header of their own inherit; levels with one are judged by what they send"
         " (NGX-18 names the place). Answers"
         " that carry no document (redirects, 4xx refusals of a default server) are not judged.",
@@ -248,7 +263,8 @@ CHECKS: tuple[Check, ...] = (
         ("CIS NGINX 5.3.3", "OWASP Secure Headers"),
         "Every server that answers the outside world sends a Content-Security-Policy whose default-src or script-src and object-src hold no *, http:,"
         " https:, data:, unsafe-inline (unless a nonce,"
-        " hash or strict-dynamic switches it off) and unsafe-eval, with base-uri bounded. A policy that only reports, or none, fails. Values that come"
+        " hash or strict-dynamic switches it off) and unsafe-eval, with base-uri bounded. A policy that only reports, or none, fails."
+        " Values that come"
         " from a map are judged value by value;"
         " a value passed on from the upstream is left to it.",
         "Begin with default-src 'none' (or 'self') and name what is needed; use nonces instead of unsafe-inline.",
@@ -307,7 +323,8 @@ CHECKS: tuple[Check, ...] = (
         " header, in return, rewrite or proxy_pass; no part of a"
         " proxy_pass host comes from the request unless a map or the pattern bounds it, and a location for that is internal; Host passed on is $host"
         " or fixed, not $http_host or $arg_*; patterns that test Origin or Referer"
-        " are anchored at both ends with escaped dots, and valid_referers does not accept none; Access-Control-Allow-Origin is not $http_origin (nor *"
+        " are anchored at both ends with escaped dots, and valid_referers does not accept none; Access-Control-Allow-Origin is not"
+        " $http_origin (nor *"
         " with credentials).",
         "Use $request_uri instead of $uri in redirects, $host instead of $http_host, ^https://app\\.example\\.org$ for origins, and a map from known"
         " names to targets.",
@@ -320,13 +337,16 @@ CHECKS: tuple[Check, ...] = (
         "medium",
         "S",
         ("gixy missing_resolver", "gixy resolver_external", "gixy proxy_pass_normalized", "semgrep h2c-smuggling"),
-        "Upstream names: a fixed name in proxy_pass or upstream is looked up once when nginx starts, so that nginx does not start without it and never"
+        "Upstream names: a fixed name in proxy_pass or upstream is looked up once when nginx starts, so that nginx does not start without"
+        " it and never"
         " notices a new address; with a variable (or resolve in the"
         " upstream) there is a resolver, one on the inside (127.0.0.11, a private address), because answers of a public one can be forged on the way."
         " proxy_pass with a path after the host decodes the path of the"
-        " client and encodes it again (%2F becomes a slash). Upgrade is passed on only to the value websocket: Upgrade $http_upgrade for every request"
+        " client and encodes it again (%2F becomes a slash). Upgrade is passed on only to the value websocket: Upgrade $http_upgrade for"
+        " every request"
         " lets h2c through, past every rule here.",
-        "resolver 127.0.0.11 valid=10s; set $app app:8000; proxy_pass http://$app$request_uri; and a map $http_upgrade $upgrade { websocket websocket;"
+        "resolver 127.0.0.11 valid=10s; set $app app:8000; proxy_pass http://$app$request_uri; and a map $http_upgrade $upgrade {"
+        " websocket websocket;"
         " default ''; }.",
         "location / { proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $http_connection; proxy_pass http://app:8000; }",
         'resolver 127.0.0.11 valid=10s;\nlocation / { set $app app:8000; proxy_set_header Upgrade ""; proxy_set_header Connection ""; proxy_pass'
@@ -346,9 +366,11 @@ CHECKS: tuple[Check, ...] = (
             "gixy try_files_is_evil_too",
             "gixy regex_exact_match",
         ),
-        "if in a location holds only return, rewrite ... last/redirect/permanent, set or break; no pattern can take exponential or cubic time on input"
+        "if in a location holds only return, rewrite ... last/redirect/permanent, set or break; no pattern can take exponential or cubic"
+        " time on input"
         " of the client; every pattern compiles, and every $1 refers to a group"
-        " that exists; a location with a pattern for a file ending is anchored; map, geo, split_clients and hash that decide have a default; try_files"
+        " that exists; a location with a pattern for a file ending is anchored; map, geo, split_clients and hash that decide have a"
+        " default; try_files"
         " stands in the location it is for, without a proxy_pass"
         " beside it.",
         "Return from if and leave the rest to locations and maps; anchor patterns with ^ and $; write ([^/]+)+ as [^/]+; give every map a default.",

@@ -31,10 +31,9 @@ CHECKS: tuple[Check, ...] = (
         "high",
         "SW",
         ("CIS NGINX 4.1.4", "Mozilla TLS 5.7", "gixy weak_ssl_tls", "NIST SP 800-52r2 3.1"),
-        "Only TLS 1.2 and 1.3 are accepted. What applies is judged: the value of the default server of an address and port counts for every server"
-        " there, because the version is agreed before the name is known"
-        " (nginx before 1.27.4 or with older OpenSSL ignores the others); without ssl_protocols nginx before 1.23.4 accepts TLS 1.0 and 1.1 and lacks"
-        " 1.3. An OpenSSL level set by @SECLEVEL=0 or"
+        "Only TLS 1.2 and 1.3 are accepted. What applies is judged: the value of the default server of an address and port counts for"
+        " every server there, because in most releases the version is agreed before the name is known"
+        "; without ssl_protocols nginx before 1.27.3 accepts TLS 1.0 and 1.1, and before 1.23.4 lacks 1.3. An OpenSSL level set by @SECLEVEL=0 or"
         " ssl_conf_command MinProtocol counts as well.",
         "Set ssl_protocols TLSv1.2 TLSv1.3 in http, so that every server has it.",
         "ssl_protocols TLSv1 TLSv1.1 TLSv1.2;",
@@ -107,7 +106,8 @@ CHECKS: tuple[Check, ...] = (
         ("CIS NGINX 4.1.8", "Mozilla TLS 5.7", "gixy hsts_header", "RFC 6797"),
         "Every server with TLS sends Strict-Transport-Security with max-age of at least 63072000 (two years) in every answer: with always, on every"
         " level that has headers of its own, from one source only. Servers without TLS do not"
-        " send it (a map of $https that is empty there is right). preload without includeSubDomains or below one year fails. Listeners on loopback and"
+        " send it (a map of $https that is empty there is right). preload without includeSubDomains or below one year fails. Listeners on"
+        " loopback and"
         " servers that refuse every"
         " handshake are not judged.",
         'add_header Strict-Transport-Security "max-age=63072000" always; in http through a map of $https, or in each TLS server.',
@@ -159,8 +159,8 @@ CHECKS: tuple[Check, ...] = (
         "high",
         "H",
         ("CIS NGINX 4.1.3",),
-        "The file of each ssl_certificate_key, proxy_ssl_certificate_key and ticket key belongs to root or to the user that nginx runs as and has mode"
-        " 0400, 0440 or 0600 and no bit for others; no directory on the way may be written by others."
+        "The file of each ssl_certificate_key, proxy_ssl_certificate_key and ticket key belongs to root or to the user that nginx runs as"
+        " and has mode 0400, 0440, 0600 or 0640, so that nobody else reads or writes it; no directory on the way may be written by others."
         " A key inside the configuration (data:) fails. Whether a key was committed or copied into an image is decided by SEC and IMG checks.",
         "chown root FILE; chmod 0400 FILE.",
         "-rw-r--r-- root root /etc/nginx/tls.key",
@@ -188,13 +188,12 @@ CHECKS: tuple[Check, ...] = (
         ("CIS NGINX 4.1.9", "CIS NGINX 4.1.10", "gixy http2_misdirected_request"),
         "Every location with proxy_pass https:// (grpcs://, uwsgis://) has proxy_ssl_verify on, proxy_ssl_trusted_certificate, a proxy_ssl_name that"
         " fits, and server name indication where a name is needed; proxy_ssl_protocols excludes"
-        " old versions. With HTTP/2 or HTTP/3 one connection may carry several names: a server that asks for client certificates, or whose certificate"
-        " is shared with one that does, checks that the name of the request is the one"
-        " of the handshake (421 otherwise), and a default server refuses foreign names.",
-        "proxy_ssl_verify on; proxy_ssl_trusted_certificate CA; proxy_ssl_server_name on; proxy_ssl_name NAME; if ($ssl_server_name != $host) { return"
-        " 421; } in servers with ssl_verify_client.",
+        " old versions. With HTTP/2 or HTTP/3 one connection may carry requests for several names: a default server that refuses"
+        " handshakes for unknown names refuses such requests too (421).",
+        "proxy_ssl_verify on; proxy_ssl_trusted_certificate CA; proxy_ssl_server_name on; proxy_ssl_name NAME; return 421 in the default server.",
         "location / { proxy_pass https://backend.example.org; }",
-        "location / {\n    proxy_ssl_verify on;\n    proxy_ssl_trusted_certificate /etc/ssl/ca.pem;\n    proxy_ssl_server_name on;\n    proxy_ssl_name"
+        "location / {\n    proxy_ssl_verify on;\n    proxy_ssl_trusted_certificate /etc/ssl/ca.pem;\n    proxy_ssl_server_name on;\n   "
+        " proxy_ssl_name"
         " backend.example.org;\n    proxy_pass https://backend.example.org;\n}",
     ),
 )
