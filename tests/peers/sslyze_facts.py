@@ -1,9 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run by a Python that has sslyze: scan one endpoint and print as JSON what sslyze says of it.
-
-python sslyze_facts.py PORT NAME CA_FILE
-"""
+"""Run by a Python that has sslyze: for each line [port, name, CA file] of the input, scan that and print what sslyze says."""
 
 from __future__ import annotations
 
@@ -79,4 +76,5 @@ def facts(port: int, name: str, ca_file: str) -> dict:
 
 
 if __name__ == "__main__":
-    json.dump(facts(int(sys.argv[1]), sys.argv[2], sys.argv[3]), sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps(facts(*json.loads(line))), flush=True)

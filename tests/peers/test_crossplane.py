@@ -112,7 +112,7 @@ def cases(root: Path) -> dict[str, Path]:
     texts = {f"hard: {name}": text for name, text in HARD.items()}
     texts |= {f"weak: {name}": text for name, text in nginx_cases.files().items()}
     numbers = random.Random(20260102)
-    pool = "".join(texts.values())
+    pool = "".join(HARD.values()) + nginx_cases.text({})
     for number in range(300):
         # fragments of real text: unbalanced, cut within words and quotes
         start, length = numbers.randrange(len(pool)), numbers.randrange(5, 120)

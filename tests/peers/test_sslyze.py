@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
+import subprocess
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_tl
 from ansible_collections.mcpstack.platform.plugins.module_utils import _tls_probe as probe
 from ansible_collections.mcpstack.platform.plugins.module_utils import _tls_suites as names
 from ansible_collections.mcpstack.platform.plugins.module_utils._tls_survey import survey
-from ansible_collections.mcpstack.platform.tests.peers.conftest import call
+from ansible_collections.mcpstack.platform.tests.peers.conftest import tool
 from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils import test_audit_tls as unit
 from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils import tls_fixture as tls
 
@@ -114,10 +116,20 @@ SERVERS = {
 }
 
 
-def theirs(port: int, ca_file: str) -> tuple[set[str], dict]:
-    """The ids of our checks that sslyze finds something for, and all it said."""
+@pytest.fixture(scope="module")
+def sslyze() -> Iterator[subprocess.Popen]:
+    """One sslyze for all servers, because its start costs more than a scan."""
     here = Path(__file__).with_name("sslyze_facts.py")
-    said = json.loads(call("python", str(here), str(port), "localhost", ca_file))
+    pipe = subprocess.PIPE
+    with subprocess.Popen([tool("python"), here], stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+def theirs(sslyze: subprocess.Popen, port: int, ca_file: str) -> tuple[set[str], dict]:
+    """The ids of our checks that sslyze finds something for, and all it said."""
+    print(json.dumps([port, "localhost", ca_file]), file=sslyze.stdin, flush=True)
+    said = json.loads(sslyze.stdout.readline())
     found = {ISSUES.get(issue, issue) for issue in said.get("issues", {})}
     if "tls_curves" in said.get("issues", {}) and set(said["curves"]) <= _STRONG_CURVES and "X25519" in said["curves"]:
         # Told apart, so that the one row for it cannot hide a weak curve.
@@ -132,7 +144,7 @@ def theirs(port: int, ca_file: str) -> tuple[set[str], dict]:
     return found, said
 
 
-def differences(name: str, tmp_path: Path) -> tuple[dict, dict]:
+def differences(sslyze: subprocess.Popen, name: str, tmp_path: Path) -> tuple[dict, dict]:
     root = tls.authority()
     middle = tls.authority("middle", root, number=2)
     (tmp_path / "root.pem").write_bytes(root.pem)
@@ -141,7 +153,7 @@ def differences(name: str, tmp_path: Path) -> tuple[dict, dict]:
         endpoint = probe.Endpoint("127.0.0.1", port)
         ours = core.audit_tls(core.Request(endpoint, ["localhost"], ca_file=str(tmp_path / "root.pem"), http=False))
         wire = survey(probe.Endpoint("127.0.0.1", port), "localhost")
-        found, said = theirs(port, str(tmp_path / "root.pem"))
+        found, said = theirs(sslyze, port, str(tmp_path / "root.pem"))
     mine = {item["id"] for item in ours["findings"]}
     suites = {names.VERSIONS[version]: sorted(map(names.suite, numbers)) for version, numbers in wire.suites.items()}
     rows = {
@@ -162,8 +174,8 @@ def differences(name: str, tmp_path: Path) -> tuple[dict, dict]:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_same_servers(name, tmp_path):
-    found, said = differences(name, tmp_path)
+def test_same_servers(sslyze, name, tmp_path):
+    found, said = differences(sslyze, name, tmp_path)
     rows = yaml.safe_load(LEDGER.read_text())
     everywhere = {item for row in rows if row["case"] == "*" for item in (*row["theirs"], *row["ours"])}
     left = {

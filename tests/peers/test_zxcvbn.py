@@ -22,6 +22,8 @@ LEDGER = Path(__file__).with_name("ledger") / "zxcvbn.yml"
 EACH = 160
 #: Powers of ten by which the figures may differ without a row in the ledger.
 NEAR = 1.0
+#: Below this zxcvbn itself calls a password weak (its scores 0 to 2).
+WEAK = 8.0
 PEER = """
 import json, sys
 from zxcvbn import zxcvbn
@@ -126,3 +128,7 @@ def test_every_difference_has_a_reason(figures, ledger):
     written = {key: {name: row[name] for name in ("theirs", "ours")} for key, row in ledger.items()}
     assert found == written
     assert all(len(row["reason"]) > 30 for row in ledger.values())
+
+
+def test_nothing_that_zxcvbn_calls_weak_is_strong(figures):
+    assert not [kind for kind, pairs in figures.items() for one, other in pairs if one < WEAK and other >= core.STRONG]
