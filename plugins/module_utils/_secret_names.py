@@ -224,8 +224,9 @@ def credential_in_url(value: str) -> UrlCredential | None:
         found = _userinfo(match[1].lower(), rest)
         if found:
             return found
-    if (match := _DRIVER_ADDRESS.match(text)) and _secret(match[1]):
-        return UrlCredential("parameter", text.partition(":")[0], match[1], "")
+    address = _DRIVER_ADDRESS.match(text)
+    if address and _secret(address[1]):
+        return UrlCredential("parameter", text.partition(":")[0], address[1], "")
     if "=" in text and (
         "://" in text or ";" in text or re.search(r"\b(?:host|dbname|server|data source)\s*=", text, re.IGNORECASE)
     ):
