@@ -12,7 +12,7 @@ import binascii
 import re
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Unreadable
-from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_ciphers import offered
+from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_ciphers import offered, told
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_model import (
     FIXED,
     REDIRECT,
@@ -71,11 +71,19 @@ def judge(run: Run) -> None:
             run.audit.not_applicable(check, reason)
         return
     run.audit.decide(*PROTOCOL)
+    same: set[int] = set()
     for server in servers:
+        # Servers that set nothing themselves are all alike, and what is found at a line of http is found once.
+        inherits = not any(item.name.startswith("ssl_") for item in server.block.block or ())
+        if inherits and id(server.block.parent) in same:
+            continue
+        before = run.at_servers
         _protocols(run, server)
         _ciphers(run, server)
         _groups(run, server)
         _sessions(run, server)
+        if inherits and run.at_servers == before:
+            same.add(id(server.block.parent))
 
 
 # -- TLS-01 -----------------------------------------------------------------------------------------------------------
@@ -257,9 +265,8 @@ def _ciphers(run: Run, server: Server) -> None:
             severity="medium",
         )
     elif weak:
-        kinds = list(dict.fromkeys(suite.weakness for suite in weak))
-        mild = all(kind == "outside the Mozilla profile" for kind in kinds)
-        what = f"{len(weak)} of {len(chosen)} suites: {', '.join(kinds[:4])} ({', '.join(suite.name for suite in weak[:3])})"
+        kinds, mild = told(weak)
+        what = f"{len(weak)} of {len(chosen)} suites: {kinds}"
         if at is None:
             what = f"ssl_ciphers is not set, so it is {DEFAULT_CIPHERS}: {what}"
         run.find("TLS-03", at or server, what, severity="low" if mild else None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Suite:
     def aead(self) -> bool:
         return self.mac == "AEAD"
 
-    @property
+    @cached_property
     def weakness(self) -> str:
         """Why it is not of the Mozilla intermediate profile; empty when it is."""
         if self.auth == "NULL":
@@ -285,3 +285,11 @@ def offered(text: str, finite: bool) -> tuple[tuple[Suite, ...], int | None, tup
     if not finite:
         chosen = tuple(suite for suite in chosen if suite.exchange != "DHE")
     return chosen, level, tuple(suite for suite in chosen if suite.weakness)
+
+
+@lru_cache(maxsize=256)
+def told(weak: tuple[Suite, ...]) -> tuple[str, bool]:
+    """What is weak, for a person, and whether it only is unusual."""
+    kinds = list(dict.fromkeys(suite.weakness for suite in weak))
+    names = ", ".join(suite.name for suite in weak[:3])
+    return f"{', '.join(kinds[:4])} ({names})", all(kind == "outside the Mozilla profile" for kind in kinds)

@@ -29,7 +29,7 @@ class TooHard(Exception):
 class Budget:
     """Steps that one audit may spend on patterns."""
 
-    def __init__(self, steps: int = 700_000):
+    def __init__(self, steps: int = 500_000):
         self.steps = steps
 
     def spend(self, steps: int) -> None:

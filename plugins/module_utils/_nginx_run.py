@@ -78,6 +78,7 @@ class Run:
     values: Values
     found: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, set[str]] = field(default_factory=dict)
+    at_servers: int = 0
 
     @property
     def version(self) -> tuple[int, ...] | None:
@@ -90,6 +91,7 @@ class Run:
     def find(self, check: str, at: Directive | Server | Location, evidence: str, **changes) -> None:
         """A finding at a directive, a server or a location."""
         self.found[check] = self.found.get(check, 0) + 1
+        self.at_servers += not isinstance(at, Directive)
         if self.found[check] > MOST:
             return
         directive = at if isinstance(at, Directive) else at.block
