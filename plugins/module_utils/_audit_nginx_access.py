@@ -72,6 +72,8 @@ def owners(run: Run) -> None:
         return
     run.audit.decide("NGX-04")
     paths = list(run.tree.files)
+    # Further up the sticky bit keeps others from replacing what is root's.
+    holding = {posixpath.dirname(path) for path in run.tree.files}
     for path in run.tree.files:
         paths += [directory for directory in parents(path) if directory not in paths]
     for path in paths:
@@ -82,7 +84,7 @@ def owners(run: Run) -> None:
             continue
         if info.uid not in run.policy.owners:
             run.audit.find("NGX-04", path, path, f"{info.kind} belongs to user {info.uid}")
-        elif info.mode & 0o022:
+        elif info.mode & 0o022 and not (info.mode & 0o1000 and path not in holding):
             run.audit.find("NGX-04", path, path, f"{info.kind} has mode {info.mode:04o}")
 
 

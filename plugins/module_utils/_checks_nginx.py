@@ -59,7 +59,7 @@ CHECKS: tuple[Check, ...] = (
         ("CIS NGINX 2.3.1", "CIS NGINX 2.3.2", "CIS NGINX 2.3.3"),
         "Every file of the configuration and each directory on the way to it belongs to root (or the declared owner) and may not be"
         " written by group or"
-        " others. A directory with the sticky bit that everybody may write fails too: who may create a file there can be included by a glob.",
+        " others. A directory that holds such a file fails with the sticky bit too: who may create a file there can be included by a glob.",
         "chown root:root FILE; chmod go-w FILE, for the file and for the directory that holds it.",
         "-rw-rw-rw- root root /etc/nginx/conf.d/app.conf",
         "-rw-r--r-- root root /etc/nginx/conf.d/app.conf",

@@ -628,6 +628,8 @@ def test_ngx_01_without_crossplane_is_unknown(monkeypatch):
         ({"/etc/nginx/nginx.conf": Stat("file", 0o664)}, {("NGX-04", "/etc/nginx/nginx.conf")}),
         ({"/etc/nginx/nginx.conf": Stat("file", 0o644, uid=33)}, {("NGX-04", "/etc/nginx/nginx.conf")}),
         ({"/etc/nginx": Stat("directory", 0o1777)}, {("NGX-04", "/etc/nginx")}),
+        ({"/etc": Stat("directory", 0o1777)}, set()),
+        ({"/etc": Stat("directory", 0o777)}, {("NGX-04", "/etc")}),
         ({"/etc/nginx/nginx.conf": Stat("file", 0o400), "/etc/nginx": Stat("directory", 0o750)}, set()),
     ],
 )
