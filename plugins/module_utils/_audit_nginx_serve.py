@@ -444,7 +444,9 @@ def _logs(run: Run) -> None:
                 continue
             if place is server and kind == STATIC and model.everything(server):
                 continue
-            run.find("NGX-14", off, show(off))
+            # Pictures and style sheets without a line each are common, and lose little.
+            assets = kind == STATIC and isinstance(place, Location) and place.pattern and off.parent is place.block
+            run.find("NGX-14", off, show(off), severity="low" if assets else None)
     formats = {item.args[0]: item for item in model.walk("log_format") if item.args}
     for name in sorted({item.args[1] for item in model.walk("access_log") if len(item.args) > 1}):
         if name in formats:
