@@ -20,12 +20,12 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit_report im
 from ansible_collections.mcpstack.platform.plugins.module_utils._report_overview import (
     ORDER,
     anchor_of,
-    bar,
     chip,
     e,
     legend,
     number_of,
     overview,
+    share_bar,
     tag,
     when,
 )
@@ -282,7 +282,7 @@ def _standards(report: Report) -> str:
             )
         panels += (
             f'<div class="panel p{number} card"><h3>{e(view["name"])}</h3>'
-            + bar([(status, counts[status]) for status in ORDER], "Checks by status")
+            + share_bar([(status, counts[status]) for status in ORDER], "Checks by status")
             + legend(counts)
             + '<table><thead><tr><th scope="col">Section</th><th scope="col">Weakness looked for</th></tr></thead>'
             + f"<tbody>{''.join(rows)}</tbody></table></div>"

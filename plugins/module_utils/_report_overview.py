@@ -52,7 +52,7 @@ def tag(status: str) -> str:
     return f'<span class="tag t-{status}">{WORDS[status]}</span>'
 
 
-def bar(parts: list[tuple[str, int]], label: str) -> str:
+def share_bar(parts: list[tuple[str, int]], label: str) -> str:
     """A bar in shares, each (class, number)."""
     total = sum(number for _name, number in parts)
     if not total:
@@ -131,13 +131,13 @@ def overview(report: Report) -> str:
         '<section id="overview"><h2 class="sr">Overview</h2>\n<div class="grid hero">'
         + _ring(report)
         + f'<div class="card wide"><h3>Open findings</h3><dl class="tiles">{tiles}</dl>'
-        + bar([(name, numbers[name]) for name in SEVERITIES], "Open findings by severity")
+        + share_bar([(name, numbers[name]) for name in SEVERITIES], "Open findings by severity")
         + f'<p class="small">{waived}{info}</p></div>'
         + f'<div class="card"><h3>Since the run before</h3>{change}<p class="small"><a href="#changes">What changed</a></p>'
         + f'</div></div>\n<div class="grid">{_audited(report)}</div>\n<div class="grid two">{_trend(report)}'
         + '<div class="card col"><h3>Checks</h3>'
         + f'<p class="small">{decided:,} of {decided + states["unknown"]:,} that apply were decided.</p>'
-        + f"{bar(list(states.items()), 'Checks by status')}{legend(states)}"
+        + f"{share_bar(list(states.items()), 'Checks by status')}{legend(states)}"
         + '<p class="small"><a href="#undecided">What was not decided, and why</a></p>'
         + "</div></div></section>\n"
     )
