@@ -39,7 +39,7 @@ CASES = {
     "Slack hook": ("HOOK", "https://hooks.slack.com/services/T" + drawn(BASE62.upper(), 8) + "/B" + drawn(BASE62.upper(), 8) + "/" + drawn(BASE62, 24)),
     "Stripe": ("X", "sk" + "_live_" + drawn(BASE62, 24)),
     "OpenAI": ("X", "sk-" + drawn(BASE62, 20) + "T3BlbkFJ" + drawn(BASE62, 20)),
-    "npm": ("X", "//registry.npmjs.org/:_authToken=npm_" + drawn(BASE62, 36)),
+    "npm": ("X", "//packages.example.org/:_authToken=npm_" + drawn(BASE62, 36)),
     "PyPI": ("X", "pypi-AgEIcHlwaS5vcmc" + drawn(BASE62, 80)),
     "SendGrid": ("X", "SG." + drawn(BASE62, 22) + "." + drawn(BASE62, 43)),
     "Twilio": ("X", "SK" + drawn(HEX, 32)),

@@ -120,7 +120,7 @@ TOKENS = [
     "110201543:" + "AAHdq" * 7,
     "M" + "a1B2c3D4" * 2 + "a1B2c3D." + "a1B2c3." + "a1B2c3D" * 4,
     "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0." + "a1B2c3D4" * 4,
-    "//registry.npmjs.org/:_auth" + "Token=a1B2c3D4",
+    "//packages.example.org/:_auth" + "Token=a1B2c3D4",
     "DefaultEndpointsProtocol=https;AccountName=x;Account" + "Key=" + "a1B2" * 20 + "==;EndpointSuffix=x",
     "https://hooks.slack.com/services/" + "T01/B02/a1B2c3",
     "https://discord.com/api/webhooks/" + "12345/a1B2c3",
@@ -131,7 +131,7 @@ NO_TOKENS = [
     "0123abcd" * 5,
     "SKU-0123",
     "12345678:30",
-    "//registry.npmjs.org/:_authToken=${NPM_TOKEN}",
+    "//packages.example.org/:_authToken=${NPM_TOKEN}",
     "https://hooks.slack.com/services/",
     "eyJhbGciOiJIUzI1NiJ9",
 ]
