@@ -51,8 +51,12 @@ def timed(argv: list[str], cwd: Path = ROOT, env: dict[str, str] | None = None) 
         capture_output=True,
     )
     if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
-        raise BenchError(f"`{' '.join(argv)}` failed:\n{tail}")
+        whole = WORK / "failed.log"
+        WORK.mkdir(parents=True, exist_ok=True)
+        whole.write_text(done.stdout + done.stderr)
+        lines = (done.stdout + done.stderr).splitlines()
+        why = [line[:2000] for line in lines if line.startswith(("fatal:", "[ERROR]"))]
+        raise BenchError("\n".join([f"`{' '.join(argv)[:150]}` failed (whole output: {whole}):", *why, *lines[-25:]]))
     return time.monotonic() - begin, done.stdout
 
 
