@@ -170,8 +170,15 @@ def _address(text, default_port):
     return match.group(1).strip("[]"), port
 
 
+# Seconds before a streamed answer is asked for, and how many times the tokens. Many hosts that are deployed at once keep a
+# small machine busy for seconds: the pauses reach past that, and only an answer that came all at once needs the next one.
+STREAM_TRIES = ((0, 1), (0.25, 4), (0.5, 16), (1, 16), (2, 16), (4, 16))
+
+
 class Probe:
     """One endpoint and what is known about it."""
+
+    sleep = staticmethod(time.sleep)
 
     def __init__(
         self,
@@ -468,17 +475,16 @@ class Probe:
     def _check_chat_stream(self):
         """A fast model on a busy host can finish before this process runs again; who buffers does so every time.
 
-        Longer answers, and several, tell the two apart.
+        Longer answers, and several with growing pauses between them, tell the two apart.
         """
-        for factor in (1, 4, 16, 16):
+        verdict = None
+        for pause, factor in STREAM_TRIES:
+            self.sleep(pause)
             try:
                 return self._stream_once(self.expect["max_tokens"] * factor)
-            except _AllAtOnce:
-                continue
-        try:
-            return self._stream_once(self.expect["max_tokens"] * 16)
-        except _AllAtOnce as verdict:
-            raise StepFailed(*verdict.args) from None
+            except _AllAtOnce as found:
+                verdict = found
+        raise StepFailed(*verdict.args)
 
     def _stream_once(self, max_tokens):
         body = {

@@ -250,6 +250,8 @@ def serve(pki):
             expected, timeout, on_text,
         )  # fmt: skip
         probe.server = server
+        probe.pauses = []
+        probe.sleep = probe.pauses.append
         return probe
 
     yield make
@@ -342,9 +344,18 @@ def test_one_thing_wrong(serve, wrong, name, result, what):
     assert KEY not in json.dumps(outcome)
 
 
-@pytest.mark.parametrize("how", ["late-reader", "late-four"])
-def test_an_answer_that_came_before_anyone_looked_is_no_proof_of_buffering(serve, how):
-    assert step(serve(stream=how).run(), "chat_stream")["result"] == "pass"
+@pytest.mark.parametrize(("how", "pauses"), [("late-reader", [0, 0.25]), ("late-four", [0, 0.25, 0.5, 1, 2])])
+def test_an_answer_that_came_before_anyone_looked_is_no_proof_of_buffering(serve, how, pauses):
+    probe = serve(stream=how)
+    assert step(probe.run(), "chat_stream")["result"] == "pass"
+    assert probe.pauses == pauses
+
+
+def test_buffering_is_said_after_six_answers_over_eight_seconds(serve):
+    probe = serve(stream="buffered")
+    assert step(probe.run(), "chat_stream")["result"] == "fail"
+    assert probe.server.streams == 6
+    assert sum(probe.pauses) == 7.75
 
 
 def test_all_problems_are_named_at_once(serve):
