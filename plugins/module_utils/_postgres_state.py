@@ -49,19 +49,42 @@ class StateError(Exception):
 
 
 @dataclass(frozen=True)
-class Database:
-    """One database with its owner and its pair of login roles."""
+class Group:
+    """A role that cannot log in, and the pair of login roles that act as it."""
 
     name: str
-    owner: str
     logins: tuple[str, ...]
     secret_file: str
-    extensions: tuple[str, ...] = ()
-    search_path: tuple[str, ...] = ("public",)
     connection_limit: int = 20
     statement_timeout: str = "30s"
     lock_timeout: str = "10s"
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database, the group that owns it, and the groups that may connect and own nothing."""
+
+    name: str
+    owning: Group
+    roles: tuple[Group, ...] = ()
+    extensions: tuple[str, ...] = ()
+    search_path: tuple[str, ...] = ("public",)
     absent: bool = False
+
+    @property
+    def owner(self) -> str:
+        """The role that owns the database and everything the application makes in it."""
+        return self.owning.name
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The owner, then the roles beside it."""
+        return (self.owning, *self.roles)
+
+    @property
+    def applications(self) -> list[str]:
+        """Every role that must not own or make anything."""
+        return [name for group in self.roles for name in (group.name, *group.logins)]
 
 
 @dataclass(frozen=True)
@@ -111,71 +134,89 @@ def _problem(where: str, what: str, fix: str) -> dict:
     return {"where": where, "what": what, "fix": fix}
 
 
-def parse_databases(items: list[dict]) -> list[Database]:
-    """Check the wanted databases; raise StateError with every problem at once."""
-    problems: list[dict] = []
-    databases: list[Database] = []
-    used: dict[str, str] = {}
-    for index, item in enumerate(items):
-        where = f"databases[{index}]"
-        absent = item.get("state") == "absent"
+class _Reader:
+    """Reads the wanted databases and collects what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.problems: list[dict] = []
+        self._used: dict[str, str] = {}
+
+    def add(self, where: str, what: str, fix: str) -> None:
+        self.problems.append(_problem(where, what, fix))
+
+    def name(self, where: str, name: str, kind: str) -> None:
+        """A name that can be used, and is used once in the cluster."""
+        if not _NAME.match(name) or _RESERVED.match(name):
+            fix = "use lower-case letters, digits and underscores, at most 63, and no name PostgreSQL uses itself"
+            self.add(where, f"{name!r} is no usable name", fix)
+        elif f"{kind} {name}" in self._used:
+            taken = self._used[f"{kind} {name}"]
+            self.add(where, f"{name} is already used by {taken}", "give every entry names of its own")
+        else:
+            self._used[f"{kind} {name}"] = where
+
+    def group(self, where: str, key: str, item: dict, absent: bool) -> Group:
+        """The role that ``item`` calls ``key``, with its logins and their limits."""
         logins = [str(name) for name in item.get("logins") or []]
-        extensions = [str(name) for name in item.get("extensions") or []]
-        search_path = [str(name) for name in item.get("search_path") or ["public"]]
-        named = [("name", item["name"], "database"), ("owner", item["owner"], "role")]
-        named += [(f"logins[{position}]", name, "role") for position, name in enumerate(logins)]
-        for key, name, kind in named:
-            if not _NAME.match(name) or _RESERVED.match(name):
-                fix = "use lower-case letters, digits and underscores, at most 63, and no name PostgreSQL uses itself"
-                problems.append(_problem(f"{where}.{key}", f"{name!r} is no usable name", fix))
-            elif f"{kind} {name}" in used:
-                taken = used[f"{kind} {name}"]
-                problems.append(
-                    _problem(
-                        f"{where}.{key}", f"{name} is already used by {taken}", "give every entry names of its own"
-                    )
-                )
-            else:
-                used[f"{kind} {name}"] = f"{where}.{key}"
-        for position, name in enumerate(search_path):
-            if not _NAME.match(name) or name.startswith("pg_"):
-                fix = "name schemas with lower-case letters, digits and underscores; pg_temp is always put last"
-                problems.append(_problem(f"{where}.search_path[{position}]", f"{name!r} is no usable schema", fix))
+        self.name(f"{where}.{key}", item[key], "role")
+        for position, name in enumerate(logins):
+            self.name(f"{where}.logins[{position}]", name, "role")
         if not absent and not logins:
-            problems.append(
-                _problem(f"{where}.logins", "is empty", "name the login roles, two of them so that they can rotate")
-            )
+            self.add(f"{where}.logins", "is empty", "name the login roles, two of them so that they can rotate")
         if not absent and not item.get("secret_file"):
-            problems.append(_problem(f"{where}.secret_file", "is empty", "name the file that holds login and password"))
-        for position, name in enumerate(extensions):
-            if name not in EXTENSIONS:
-                fix = f"use one of {', '.join(sorted(EXTENSIONS))}"
-                problems.append(
-                    _problem(f"{where}.extensions[{position}]", f"{name!r} is not an allowed extension", fix)
-                )
-        for key, default in (("statement_timeout", "30s"), ("lock_timeout", "10s")):
-            if not _DURATION.match(str(item.get(key) or default)):
-                problems.append(_problem(f"{where}.{key}", f"is {item[key]!r}", "write it like 30s, 500ms, 5min or 0"))
+            self.add(f"{where}.secret_file", "is empty", "name the file that holds login and password")
+        for option, default in (("statement_timeout", "30s"), ("lock_timeout", "10s")):
+            if not _DURATION.match(str(item.get(option) or default)):
+                self.add(f"{where}.{option}", f"is {item[option]!r}", "write it like 30s, 500ms, 5min or 0")
         limit = item.get("connection_limit")
         limit = 20 if limit is None else limit
         if not 1 <= limit <= 10000:
-            problems.append(_problem(f"{where}.connection_limit", f"is {limit}", "give a number from 1 to 10000"))
+            self.add(f"{where}.connection_limit", f"is {limit}", "give a number from 1 to 10000")
+        return Group(
+            name=item[key],
+            logins=tuple(logins),
+            secret_file=item.get("secret_file") or "",
+            connection_limit=limit,
+            statement_timeout=str(item.get("statement_timeout") or "30s"),
+            lock_timeout=str(item.get("lock_timeout") or "10s"),
+        )
+
+
+def parse_databases(items: list[dict]) -> list[Database]:
+    """Check the wanted databases; raise StateError with every problem at once."""
+    reader = _Reader()
+    databases: list[Database] = []
+    for index, item in enumerate(items):
+        where = f"databases[{index}]"
+        absent = item.get("state") == "absent"
+        extensions = [str(name) for name in item.get("extensions") or []]
+        search_path = [str(name) for name in item.get("search_path") or ["public"]]
+        reader.name(f"{where}.name", item["name"], "database")
+        owning = reader.group(where, "owner", item, absent)
+        roles = [
+            reader.group(f"{where}.roles[{position}]", "name", role, absent)
+            for position, role in enumerate(item.get("roles") or [])
+        ]
+        for position, name in enumerate(search_path):
+            if not _NAME.match(name) or name.startswith("pg_"):
+                fix = "name schemas with lower-case letters, digits and underscores; pg_temp is always put last"
+                reader.add(f"{where}.search_path[{position}]", f"{name!r} is no usable schema", fix)
+        for position, name in enumerate(extensions):
+            if name not in EXTENSIONS:
+                fix = f"use one of {', '.join(sorted(EXTENSIONS))}"
+                reader.add(f"{where}.extensions[{position}]", f"{name!r} is not an allowed extension", fix)
         databases.append(
             Database(
                 name=item["name"],
-                owner=item["owner"],
-                logins=tuple(logins),
-                secret_file=item.get("secret_file") or "",
+                owning=owning,
+                roles=tuple(roles),
                 extensions=tuple(extensions),
                 search_path=tuple(search_path),
-                connection_limit=limit,
-                statement_timeout=str(item.get("statement_timeout") or "30s"),
-                lock_timeout=str(item.get("lock_timeout") or "10s"),
                 absent=absent,
             )
         )
-    if problems:
-        raise StateError(problems)
+    if reader.problems:
+        raise StateError(reader.problems)
     return databases
 
 
@@ -188,39 +229,28 @@ def parse_secret(text: str) -> Secret:
 
 
 def read_secrets(databases: list[Database], missing_is_fine: bool = False) -> dict[str, Secret]:
-    """Read the secret of every database that is wanted; raise StateError with every problem at once."""
+    """Read the secret of every group that is wanted, by its name; raise StateError with every problem at once."""
     problems, secrets = [], {}
-    for database in databases:
-        if database.absent:
-            continue
-        where = f"database {database.name}"
+    for group in [group for item in databases if not item.absent for group in item.groups]:
+        where, what = f"role {group.name}", f"secret file {group.secret_file}"
         try:
-            with open(database.secret_file, encoding="ascii") as handle:
+            with open(group.secret_file, encoding="ascii") as handle:
                 secret = parse_secret(handle.read(4096))
         except FileNotFoundError:
             if not missing_is_fine:
-                problems.append(
-                    _problem(where, f"secret file {database.secret_file} does not exist", "run the secrets role first")
-                )
+                problems.append(_problem(where, f"{what} does not exist", "run the secrets role first"))
         except (OSError, UnicodeDecodeError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is not ASCII"
-            problems.append(
-                _problem(
-                    where,
-                    f"secret file {database.secret_file} cannot be read ({reason})",
-                    "run as root, or make the secret anew",
-                )
-            )
+            fix = "run as root, or make the secret anew"
+            problems.append(_problem(where, f"{what} cannot be read ({reason})", fix))
         except ValueError as exc:
-            problems.append(_problem(where, f"secret file {database.secret_file} {exc}", "make the secret anew"))
+            problems.append(_problem(where, f"{what} {exc}", "make the secret anew"))
         else:
-            if secret.role in database.logins:
-                secrets[database.name] = secret
+            if secret.role in group.logins:
+                secrets[group.name] = secret
             else:
-                fix = f"it must be one of {', '.join(database.logins)}"
-                problems.append(
-                    _problem(where, f"secret file {database.secret_file} names a login role that is not declared", fix)
-                )
+                fix = f"it must be one of {', '.join(group.logins)}"
+                problems.append(_problem(where, f"{what} names a login role that is not declared", fix))
     if problems:
         raise StateError(problems)
     return secrets
@@ -233,9 +263,13 @@ def _array(names) -> str:
     return "array[" + ",".join(literal(name) for name in names) + "]::text[]"
 
 
+def _roles(databases: list[Database]) -> set[str]:
+    return {name for database in databases for group in database.groups for name in (group.name, *group.logins)}
+
+
 def inspection(databases: list[Database]) -> str:
     """The one script that asks for everything; each answer is one line of JSON."""
-    roles = sorted({name for database in databases for name in (database.owner, *database.logins)})
+    roles = sorted(_roles(databases))
     names = sorted({database.name for database in databases} | set(BUILTIN))
     lines = [
         "select jsonb_build_object('kind', 'server', 'version', current_setting('server_version'),"
@@ -253,6 +287,8 @@ def inspection(databases: list[Database]) -> str:
         "select jsonb_build_object('kind', 'database', 'name', d.datname, 'owner', pg_get_userbyid(d.datdba),"
         " 'public', has_database_privilege('public', d.oid, 'connect') or has_database_privilege('public', d.oid, 'temp')"
         " or has_database_privilege('public', d.oid, 'create'),"
+        " 'rights', (select jsonb_agg(jsonb_build_array(r.rolname, lower(a.privilege_type)) order by r.rolname, a.privilege_type) from aclexplode(d.datacl) a"
+        f" join pg_roles r on r.oid = a.grantee where r.rolname = any({_array(roles)})),"
         " 'settings', (select to_jsonb(setconfig) from pg_db_role_setting where setrole = 0 and setdatabase = d.oid))"
         f" from pg_database d where d.datname = any({_array(names)});",
     ]
@@ -264,9 +300,15 @@ def inspection(databases: list[Database]) -> str:
             "\\if :found",
             f"\\connect {identifier(database.name)}",
             "select jsonb_build_object('kind', 'inside', 'database', current_database(),"
-            " 'public_create', has_schema_privilege('public', n.oid, 'create'),"
-            " 'extensions', (select coalesce(jsonb_object_agg(extname, extversion), '{}') from pg_extension))"
-            " from (select 1) one left join pg_namespace n on n.nspname = 'public';",
+            " 'creators', (select coalesce(jsonb_agg(jsonb_build_array(n.nspname, coalesce(r.rolname, '')) order by n.nspname, r.rolname), '[]')"
+            " from pg_namespace n cross join aclexplode(n.nspacl) a left join pg_roles r on r.oid = a.grantee"
+            " where a.privilege_type = 'CREATE' and n.nspname !~ '^pg_(toast|temp)'"
+            f" and (a.grantee = 0 or r.rolname = any({_array(database.applications)}))),"
+            " 'owners', (select coalesce(jsonb_agg(distinct r.rolname), '[]') from pg_shdepend d"
+            " join pg_roles r on r.oid = d.refobjid where d.refclassid = 'pg_authid'::regclass and d.deptype = 'o'"
+            " and d.dbid = (select oid from pg_database where datname = current_database())"
+            f" and r.rolname = any({_array(database.applications)})),"
+            " 'extensions', (select coalesce(jsonb_object_agg(extname, extversion), '{}') from pg_extension));",
             "\\endif",
         ]
     return "\n".join(lines) + "\n"
@@ -314,14 +356,14 @@ def _settings(item: dict | None) -> dict[str, str]:
 # -- the difference ---------------------------------------------------------------------------------------------------
 
 
-def _role_actions(name: str, wanted: Database, state: State, secret: Secret | None) -> list[Action]:
+def _role_actions(name: str, group: Group, database: Database, state: State, secret: Secret | None) -> list[Action]:
     where, quoted = f"role {name}", identifier(name)
     have = state.roles.get(name)
-    is_owner = name == wanted.owner
-    limit = -1 if is_owner else wanted.connection_limit
+    is_group = name == group.name
+    limit = -1 if is_group else group.connection_limit
     actions = []
     if have is None:
-        kind = "as owner, without login" if is_owner else "without login"
+        kind = "as owner, without login" if name == database.owner else "without login"
         options = " ".join(ATTRIBUTES.values())
         actions.append(
             Action(
@@ -341,18 +383,22 @@ def _role_actions(name: str, wanted: Database, state: State, secret: Secret | No
         actions.append(
             Action(where, f"set the connection limit to {shown}", f"ALTER ROLE {quoted} CONNECTION LIMIT {limit}")
         )
-    if is_owner:
+    groups = have.get("groups") or {}
+    if group is not database.owning and database.owner in groups:
+        revoke = f"REVOKE {identifier(database.owner)} FROM {quoted}"
+        actions.append(Action(where, f"take the membership of {database.owner} away", revoke))
+    if is_group:
         if attributes.get("rolcanlogin") or attributes.get("rolpassword"):
             actions.append(Action(where, "take login and password away", f"ALTER ROLE {quoted} NOLOGIN PASSWORD NULL"))
         return actions
-    if (have.get("groups") or {}).get(wanted.owner) is not True:
-        grant = f"GRANT {identifier(wanted.owner)} TO {quoted} WITH INHERIT TRUE, SET TRUE"
-        actions.append(Action(where, f"make it a member of {wanted.owner}", grant))
+    if groups.get(group.name) is not True:
+        grant = f"GRANT {identifier(group.name)} TO {quoted} WITH INHERIT TRUE, SET TRUE"
+        actions.append(Action(where, f"make it a member of {group.name}", grant))
     current = _settings(have)
     for setting, value in (
-        ("role", wanted.owner),
-        ("statement_timeout", wanted.statement_timeout),
-        ("lock_timeout", wanted.lock_timeout),
+        ("role", group.name),
+        ("statement_timeout", group.statement_timeout),
+        ("lock_timeout", group.lock_timeout),
     ):
         if current.get(setting) != value:
             actions.append(
@@ -391,10 +437,15 @@ def _database_actions(wanted: Database, state: State) -> list[Action]:
         actions.append(
             Action(where, f"set search_path to {', '.join(path)}", f"ALTER DATABASE {quoted} SET search_path = {value}")
         )
-    inside = state.inside.get(wanted.name) or {"extensions": {}, "public_create": False}
-    if inside["public_create"]:
-        revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
-        actions.append(Action(where, "take CREATE in schema public away from PUBLIC", revoke, wanted.name))
+    actions += _right_actions(wanted, have or {})
+    inside = state.inside.get(wanted.name) or {"extensions": {}}
+    for name in inside.get("owners") or []:
+        give = f"REASSIGN OWNED BY {identifier(name)} TO {identifier(wanted.owner)}"
+        actions.append(Action(where, f"give what {name} owns to {wanted.owner}", give, wanted.name))
+    for schema, name in inside.get("creators") or []:
+        revoke = f"REVOKE CREATE ON SCHEMA {identifier(schema)} FROM {identifier(name) if name else 'PUBLIC'}"
+        what = f"take CREATE in schema {schema} away from {name or 'PUBLIC'}"
+        actions.append(Action(where, what, revoke, wanted.name))
     for name in wanted.extensions:
         installed, offered = inside["extensions"].get(name), (state.server.get("available") or {}).get(name)
         if installed is None:
@@ -406,12 +457,32 @@ def _database_actions(wanted: Database, state: State) -> list[Action]:
     return actions
 
 
+def _right_actions(wanted: Database, have: dict) -> list[Action]:
+    """CONNECT for each role beside the owner, and nothing else: neither schemas nor temporary tables."""
+    where, quoted = f"database {wanted.name}", identifier(wanted.name)
+    rights: dict[str, set[str]] = {}
+    for name, right in have.get("rights") or []:
+        rights.setdefault(name, set()).add(right)
+    actions = []
+    for group in wanted.roles:
+        if "connect" not in rights.get(group.name, ()):
+            grant = f"GRANT CONNECT ON DATABASE {quoted} TO {identifier(group.name)}"
+            actions.append(Action(where, f"let {group.name} connect", grant))
+    for name in wanted.applications:
+        excess = sorted(rights.get(name, set()) - {"connect"})
+        if excess:
+            what = ", ".join(excess).upper()
+            revoke = f"REVOKE {what} ON DATABASE {quoted} FROM {identifier(name)}"
+            actions.append(Action(where, f"take {what} away from {name}", revoke))
+    return actions
+
+
 def _absent_actions(wanted: Database, state: State) -> list[Action]:
     actions = []
     if wanted.name in state.databases:
         drop = f"DROP DATABASE {identifier(wanted.name)} WITH (FORCE)"
         actions.append(Action(f"database {wanted.name}", "drop it with everything in it", drop))
-    for name in (*wanted.logins, wanted.owner):
+    for name in [*(name for group in wanted.groups for name in group.logins), *(group.name for group in wanted.groups)]:
         if name in state.roles:
             actions.append(Action(f"role {name}", "drop it", f"DROP ROLE {identifier(name)}"))
     return actions
@@ -422,8 +493,9 @@ def plan(databases: list[Database], state: State, secrets: dict[str, Secret]) ->
     actions = []
     for database in databases:
         if not database.absent:
-            for name in (database.owner, *database.logins):
-                actions += _role_actions(name, database, state, secrets.get(database.name))
+            for group in database.groups:
+                for name in (group.name, *group.logins):
+                    actions += _role_actions(name, group, database, state, secrets.get(group.name))
             actions += _database_actions(database, state)
     for name in BUILTIN:
         if state.databases.get(name, {"public": True})["public"]:
@@ -441,19 +513,20 @@ def notes(databases: list[Database], state: State, secrets: dict[str, Secret]) -
     for database in databases:
         if database.absent:
             continue
-        for name in (database.owner, *database.logins):
-            have = state.roles.get(name) or {}
-            expected = set() if name == database.owner else {database.owner}
-            extra = sorted(set(have.get("groups") or {}) - expected)
-            if extra:
-                found.append(f"role {name} is also a member of {', '.join(extra)}.")
-        secret = secrets.get(database.name)
-        for name in database.logins:
-            have = state.roles.get(name) or {}
-            if secret and name != secret.role and have.get("attributes", {}).get("rolcanlogin"):
-                found.append(
-                    f"role {name} may log in although {secret.role} is the current login of {database.name}: a rotation is under way."
-                )
+        for group in database.groups:
+            # the owner is taken from a role beside it by the plan
+            expected = {group.name, database.owner}
+            for name in (group.name, *group.logins):
+                extra = sorted(set((state.roles.get(name) or {}).get("groups") or {}) - expected)
+                if extra:
+                    found.append(f"role {name} is also a member of {', '.join(extra)}.")
+            secret = secrets.get(group.name)
+            for name in group.logins:
+                have = state.roles.get(name) or {}
+                if secret and name != secret.role and have.get("attributes", {}).get("rolcanlogin"):
+                    found.append(
+                        f"role {name} may log in although {secret.role} is the current login of {group.name}: a rotation is under way."
+                    )
         for name in sorted(
             set((state.inside.get(database.name) or {}).get("extensions", {})) - set(database.extensions) - {"plpgsql"}
         ):
@@ -546,8 +619,9 @@ class Server:
 def prove_logins(databases, secrets, addresses, ca_file: str, connect: Callable = login) -> list[dict]:
     """Log in with every current secret as its consumer will; raise StateError with every failure at once."""
     problems, proved = [], []
-    for database in databases:
-        secret = secrets.get(database.name)
+    wanted = [(item, group) for item in databases if not item.absent for group in item.groups]
+    for database, group in wanted:
+        secret = secrets.get(group.name)
         if secret is None:
             continue
         where = f"database {database.name}"
@@ -564,8 +638,8 @@ def prove_logins(databases, secrets, addresses, ca_file: str, connect: Callable 
             fix = "look at the log of the postgres service"
             problems.append(_problem(where, f"the login of {secret.role} over TLS failed: {exc}", fix))
             continue
-        if row != [secret.role, database.owner]:
-            fix = f"role {secret.role} must act as {database.owner}"
+        if row != [secret.role, group.name]:
+            fix = f"role {secret.role} must act as {group.name}"
             problems.append(
                 _problem(where, f"the login of {secret.role} ended up as {row[-1] if row else 'nobody'}", fix)
             )
@@ -608,9 +682,11 @@ def reconcile(
     shown = [str(action) for action in actions]
     # only in check mode on a host where the secrets do not exist yet
     shown += [
-        f"role {item.logins[0]}: allow login and set the password"
-        for item in databases
-        if not item.absent and item.name not in secrets
+        f"role {group.logins[0]}: allow login and set the password"
+        for database in databases
+        if not database.absent
+        for group in database.groups
+        if group.name not in secrets
     ]
     result = {
         "changed": bool(shown),

@@ -17,6 +17,9 @@ description:
   - Every database has an owner role that cannot log in, and login roles that are members of it and act as it. The secret
     file says which login is the current one. The others are made without login and are then left alone, because switching
     them on and off is the rotation's work.
+  - Roles beside the owner are made of the same parts. They may connect. They own nothing, are no members of the owner, and
+    may make neither schemas nor anything in one; whatever of that they have is taken away. What they may read and write,
+    the owner grants them.
   - The server is given a SCRAM verifier computed here. A password stands in no statement, argument, environment or result,
     and an unchanged one changes nothing.
   - After every run that is not in check mode, each current secret is proved by a real login over TCP, TLS with a verified
@@ -55,6 +58,36 @@ options:
       secret_file:
         description: File on the host with one line, login role and password separated by a colon.
         type: path
+      roles:
+        description: Roles of applications, which use the database and own nothing in it.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          name:
+            description: The role that the owner grants rights to. It cannot log in.
+            type: str
+            required: true
+          logins:
+            description: Login roles that act as it; two of them, so that they can rotate.
+            type: list
+            elements: str
+            default: []
+          secret_file:
+            description: File on the host with one line, login role and password separated by a colon.
+            type: path
+          connection_limit:
+            description: Connections that each login role may hold.
+            type: int
+            default: 20
+          statement_timeout:
+            description: Longest time a statement of a login role may take; V(0) is no limit.
+            type: str
+            default: 30s
+          lock_timeout:
+            description: Longest time a statement of a login role may wait for a lock; V(0) is no limit.
+            type: str
+            default: 10s
       extensions:
         description: Extensions to install. Only a fixed list of harmless ones is allowed.
         type: list
@@ -104,11 +137,16 @@ EXAMPLES = r"""
 - name: Roles and databases
   mcpstack.platform.postgres_state:
     databases:
-      - name: gateway
-        owner: gateway_owner
-        logins: [gateway_a, gateway_b]
-        secret_file: /run/mcpstack/secrets/operator/gateway-db/current
+      - name: mcpstack
+        owner: mcpstack_owner
+        logins: [admin_a, admin_b]
+        secret_file: /run/mcpstack/secrets/operator/admin-db/current
+        connection_limit: 4
         extensions: [vector]
+        roles:
+          - name: gateway
+            logins: [gateway_a, gateway_b]
+            secret_file: /run/mcpstack/secrets/operator/gateway-db/current
 """
 
 RETURN = r"""
@@ -123,7 +161,7 @@ logins:
   returned: success
   type: list
   elements: dict
-  sample: [{"database": "gateway", "login": "gateway_a", "acts_as": "gateway_owner"}]
+  sample: [{"database": "mcpstack", "login": "gateway_a", "acts_as": "gateway"}]
 notes:
   description: What is unusual and was left alone.
   returned: success
@@ -148,16 +186,26 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mcpstack.platform.plugins.module_utils import _postgres_state as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine, EngineError
 
-DATABASE = {
-    "name": {"type": "str", "required": True},
-    "owner": {"type": "str", "required": True},
+#: What a role with its logins is made of.
+GROUP = {
     "logins": {"type": "list", "elements": "str", "default": []},
     "secret_file": {"type": "path", "no_log": False},
-    "extensions": {"type": "list", "elements": "str", "default": []},
-    "search_path": {"type": "list", "elements": "str", "default": ["public"]},
     "connection_limit": {"type": "int", "default": 20},
     "statement_timeout": {"type": "str", "default": "30s"},
     "lock_timeout": {"type": "str", "default": "10s"},
+}
+DATABASE = {
+    "name": {"type": "str", "required": True},
+    "owner": {"type": "str", "required": True},
+    **GROUP,
+    "roles": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"name": {"type": "str", "required": True}, **GROUP},
+    },
+    "extensions": {"type": "list", "elements": "str", "default": []},
+    "search_path": {"type": "list", "elements": "str", "default": ["public"]},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 

@@ -18,6 +18,11 @@ DATABASE = {
     "secret_file": "/run/mcpstack/secrets/operator/gateway-db/current",
     "extensions": ["vector"],
 }
+BESIDE = {
+    "name": "reader",
+    "logins": ["reader_a", "reader_b"],
+    "secret_file": "/run/mcpstack/secrets/operator/reader-db/current",
+}
 REQUIRED = {
     "mcpstack_postgres_image": "mcpstack/postgres:0123456789ab",
     "mcpstack_postgres_init_image": "mcpstack/postgres-init:0123456789ab",
@@ -30,7 +35,14 @@ ALTERNATIVE = {
     "mcpstack_postgres_max_connections": 200,
     "mcpstack_postgres_databases": [
         DATABASE,
-        {**DATABASE, "name": "registry", "owner": "registry_owner", "logins": ["registry_a"], "state": "present"},
+        {
+            **DATABASE,
+            "name": "registry",
+            "owner": "registry_owner",
+            "logins": ["registry_a"],
+            "state": "present",
+            "roles": [BESIDE],
+        },
         {**DATABASE, "name": "old", "owner": "old_owner", "logins": ["old_a"], "state": "absent"},
     ],
     "mcpstack_postgres_client_networks": ["10.1.2.0/24", "fd00:1::/64"],
@@ -101,8 +113,8 @@ def test_every_login_reaches_its_own_database_and_no_other(role):
     assert [rule[1:4] for rule in found] == [
         ['"gateway"', '"gateway_a","gateway_b"', "10.1.2.0/24"],
         ['"gateway"', '"gateway_a","gateway_b"', "fd00:1::/64"],
-        ['"registry"', '"registry_a"', "10.1.2.0/24"],
-        ['"registry"', '"registry_a"', "fd00:1::/64"],
+        ['"registry"', '"registry_a","reader_a","reader_b"', "10.1.2.0/24"],
+        ['"registry"', '"registry_a","reader_a","reader_b"', "fd00:1::/64"],
     ]
     assert [rule[3] for rule in rules(role("postgres", **DEFAULT).files()["pg_hba.conf"])[1:]] == ["samenet"]
 
@@ -176,6 +188,19 @@ def test_more_settings_are_quoted_and_replace_what_may_be_replaced(role):
             {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 40}]},
             "mcpstack_postgres_databases: the login roles may hold 80 connections together, the server accepts 50 and keeps 3 for itself: "
             "lower connection_limit or raise mcpstack_postgres_max_connections.",
+        ),
+        (
+            {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 4, "roles": [{**BESIDE, "connection_limit": 20}]}]},
+            "mcpstack_postgres_databases: the login roles may hold 48 connections together, the server accepts 50 and keeps 3 for itself: "
+            "lower connection_limit or raise mcpstack_postgres_max_connections.",
+        ),
+        (
+            {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 1, "roles": [{**BESIDE, "name": "x y", "connection_limit": 1}]}]},
+            'mcpstack_postgres_databases: "x y" is no usable name of a role: use lower-case letters, digits and underscores.',
+        ),
+        (
+            {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 1, "roles": [{**BESIDE, "logins": ["a b"], "connection_limit": 1}]}]},
+            'mcpstack_postgres_databases: "a b" is no usable name of a role: use lower-case letters, digits and underscores.',
         ),
         (
             {"mcpstack_postgres_databases": [{**DATABASE, "name": 'x" "all'}]},
@@ -252,9 +277,13 @@ def test_role_and_module_offer_the_same_database_options(role):
     options = yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]["mcpstack_postgres_databases"][
         "options"
     ]
-    strip = {
-        name: {key: value for key, value in option.items() if key != "description"} for name, option in options.items()
-    }
-    assert strip == {
-        name: {key: value for key, value in option.items() if key != "no_log"} for name, option in SPEC.items()
-    }
+
+    def strip(given, key):
+        return {
+            name: {
+                part: strip(value, key) if part == "options" else value for part, value in option.items() if part != key
+            }
+            for name, option in given.items()
+        }
+
+    assert strip(options, "description") == strip(SPEC, "no_log")

@@ -190,6 +190,7 @@ DATABASE = {
     "logins": ["gateway_a", "gateway_b"],
     "extensions": ["vector"],
 }
+ROLE = {"name": "reader", "logins": ["reader_a", "reader_b"], "connection_limit": 2, "statement_timeout": "5s"}
 
 
 class Postgres:
@@ -199,7 +200,9 @@ class Postgres:
         init = core("_postgres_init")
         self.cluster = init.Cluster(image=image_of("postgres-init"), major=17, project=lab.project)
         self.secret = lab.secret("operator", "gateway-db", f"gateway_a:{PASSWORD}", 0)
-        self.database = {**DATABASE, "secret_file": str(self.secret)}
+        beside = lab.secret("operator", "reader-db", f"reader_a:{PASSWORD}", 0)
+        roles = [{**ROLE, "secret_file": str(beside)}]
+        self.database = {**DATABASE, "secret_file": str(self.secret), "roles": roles}
         self.role = lab.role(
             "postgres", mcpstack_postgres_image=self.image, mcpstack_postgres_init_image=self.cluster.image,
             mcpstack_postgres_databases=[self.database],

@@ -50,7 +50,10 @@ def test_first_run_makes_everything_and_second_run_nothing(postgres):
     first = core.reconcile(postgres.lab.engine, databases, **options)
     assert predicted["actions"] == first["actions"]
     assert first["changed"] and "role gateway_a: allow login and set the password" in first["actions"]
-    assert first["logins"] == [{"database": "gateway", "login": "gateway_a", "acts_as": "gateway_owner"}]
+    assert first["logins"] == [
+        {"database": "gateway", "login": "gateway_a", "acts_as": "gateway_owner"},
+        {"database": "gateway", "login": "reader_a", "acts_as": "reader"},
+    ]
     second = core.reconcile(postgres.lab.engine, databases, **options)
     assert (second["changed"], second["actions"], second["notes"]) == (False, [], [])
     assert second["logins"] == first["logins"]
@@ -102,12 +105,71 @@ def test_application_role_acts_as_owner_and_can_do_no_more(ready):
             enter(ready, sql=sql)
 
 
+def test_role_beside_the_owner_uses_what_it_was_granted_and_makes_nothing(ready):
+    ready.sql(
+        "set role gateway_owner; create schema if not exists shop; create table if not exists shop.item (a int);"
+        "grant usage on schema shop to reader; grant select, insert on shop.item to reader;",
+        "gateway",
+    )
+    who = {"user": "reader_a"}
+    assert enter(ready, **who, sql="select session_user, current_user, current_setting('statement_timeout')") == [
+        "reader_a", "reader", "5s",
+    ]  # fmt: skip
+    assert enter(ready, **who, sql="insert into shop.item values (1) returning a") == ["1"]
+    for sql in (
+        "create table public.evil (a int)",
+        "create table shop.evil (a int)",
+        "create schema evil",
+        "create temporary table evil (a int)",
+        "delete from shop.item",
+        "drop table shop.item",
+        "alter table shop.item add b int",
+        "grant select on shop.item to public",
+        "set role gateway_owner",
+        "create extension citext",
+        "copy (select 1) to program 'id'",
+    ):
+        with pytest.raises(LoginError) as refused:
+            enter(ready, **who, sql=sql)
+        assert refused.value.sqlstate == "42501", sql
+    ready.sql("drop schema shop cascade", "gateway")
+
+
+def test_what_a_role_beside_the_owner_was_given_by_hand_is_taken_away(ready):
+    ready.sql(
+        "grant gateway_owner to reader; grant gateway_owner to reader_b; grant create, temp on database gateway to reader_a;"
+        "create schema shop; grant create on schema shop to reader, public; create table shop.item (a int);"
+        "alter table shop.item owner to reader; revoke connect on database gateway from reader;",
+        "gateway",
+    )
+    assert reconcile(ready)["actions"] == [
+        "role reader: take the membership of gateway_owner away",
+        "role reader_b: take the membership of gateway_owner away",
+        "database gateway: let reader connect",
+        "database gateway: take CREATE, TEMPORARY away from reader_a",
+        "database gateway: give what reader owns to gateway_owner",
+        "database gateway: take CREATE in schema shop away from reader",
+        "database gateway: take CREATE in schema shop away from PUBLIC",
+    ]
+    assert ready.sql("select tableowner from pg_tables where tablename = 'item'", "gateway") == "gateway_owner"
+    ready.sql("drop schema shop cascade", "gateway")
+
+
+def test_connection_limits_are_those_of_the_login(ready):
+    assert ready.sql("select rolname, rolconnlimit from pg_roles where rolname ~ '^reader' order by 1").split() == [
+        "reader|-1", "reader_a|2", "reader_b|2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "sqlstate", "message"),
     [
         ({"password": "B" * 36}, "28P01", "password authentication failed"),
         ({"user": "gateway_b"}, "28", ""),
         ({"user": "gateway_owner"}, "28000", "no pg_hba.conf entry"),
+        ({"user": "reader"}, "28000", "no pg_hba.conf entry"),
+        ({"user": "reader_b"}, "28", ""),
+        ({"user": "reader_a", "database": "postgres"}, "28000", "no pg_hba.conf entry"),
         ({"user": "postgres", "database": "postgres"}, "28000", "no pg_hba.conf entry"),
         ({"user": "postgres"}, "28000", "no pg_hba.conf entry"),
         ({"database": "postgres"}, "28000", "no pg_hba.conf entry"),
@@ -156,7 +218,7 @@ def test_drift_is_put_right_and_what_rotation_does_is_left_alone(ready):
         "database gateway: take CREATE in schema public away from PUBLIC",
     ]
     assert done["notes"] == [
-        "role gateway_b may log in although gateway_a is the current login of gateway: a rotation is under way."
+        "role gateway_b may log in although gateway_a is the current login of gateway_owner: a rotation is under way."
     ]
     ready.sql("alter role gateway_b nologin")
 
@@ -216,7 +278,9 @@ def test_a_run_that_ends_after_any_statement_converges(ready):
     engine, options = ready.lab.engine, {"project": ready.lab.project, "ca_file": ready.ca}
     secret = ready.lab.secret("operator", "cut-db", f"cut_a:{PASSWORD}", 0)
     item = {"name": "cut", "owner": "cut_owner", "logins": ["cut_a", "cut_b"], "extensions": ["citext"]}
+    beside = ready.lab.secret("operator", "blade-db", f"blade_a:{PASSWORD}", 0)
     item["secret_file"] = str(secret)
+    item["roles"] = [{"name": "blade", "logins": ["blade_a"], "secret_file": str(beside)}]
     wanted, absent = core.parse_databases([item]), core.parse_databases([{**item, "state": "absent"}])
     server = core.Server(engine, engine.find_service_container(ready.lab.project, "postgres"))
     length = len(core.plan(wanted, core.parse(server.run(core.inspection(wanted))), core.read_secrets(wanted)))
@@ -228,9 +292,9 @@ def test_a_run_that_ends_after_any_statement_converges(ready):
         assert [str(action) for action in rest] == [str(action) for action in actions[done:]]
         core.reconcile(engine, absent, project=ready.lab.project)
     server.run(core.script(actions[: length // 2]))
-    assert core.reconcile(engine, wanted, **{**options, "connect": lambda *_args, **_options: ["cut_a", "cut_owner"]})[
-        "changed"
-    ]
+    acting = {"cut_a": "cut_owner", "blade_a": "blade"}
+    options["connect"] = lambda *_args, user, **_options: [user, acting[user]]
+    assert core.reconcile(engine, wanted, **options)["changed"]
     assert core.reconcile(engine, absent, project=ready.lab.project)["changed"]
 
 

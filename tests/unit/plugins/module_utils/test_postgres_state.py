@@ -22,7 +22,7 @@ ITEM = {
     "secret_file": "/secret",
     "extensions": ["vector"],
 }
-SECRETS = {"gateway": core.Secret("gateway_a", PASSWORD)}
+SECRETS = {"gateway_owner": core.Secret("gateway_a", PASSWORD)}
 NOTHING = dict.fromkeys((*core.ATTRIBUTES, "rolcanlogin"), False)
 
 
@@ -65,7 +65,7 @@ def complete() -> core.State:
             "postgres": {"owner": "postgres", "public": False, "settings": None},
             "template1": {"owner": "postgres", "public": False, "settings": None},
         },
-        inside={"gateway": {"public_create": False, "extensions": {"plpgsql": "1.0", "vector": "0.8.0"}}},
+        inside={"gateway": {"creators": [], "owners": [], "extensions": {"plpgsql": "1.0", "vector": "0.8.0"}}},
     )
 
 
@@ -201,7 +201,7 @@ def test_bad_secret_is_named_and_never_shown(tmp_path, text, problem):
         path.write_text(text)
     with pytest.raises(core.StateError) as refused:
         core.read_secrets(wanted(secret_file=str(path)))
-    assert str(refused.value) == f"database gateway: secret file {problem.format(path)}"
+    assert str(refused.value) == f"role gateway_owner: secret file {problem.format(path)}"
     assert PASSWORD not in repr(refused.value.problems)
 
 
@@ -268,7 +268,8 @@ def test_empty_server_gets_everything_in_order():
         (set_in("databases", "gateway", "public", True), 'REVOKE ALL ON DATABASE "gateway" FROM PUBLIC'),
         (set_in("databases", "template1", "public", True), 'REVOKE ALL ON DATABASE "template1" FROM PUBLIC'),
         (set_in("databases", "gateway", "settings", None), 'ALTER DATABASE "gateway" SET search_path = "public", "pg_temp"'),
-        (set_in("inside", "gateway", "public_create", True), "REVOKE CREATE ON SCHEMA public FROM PUBLIC"),
+        (set_in("inside", "gateway", "creators", [["public", ""]]), 'REVOKE CREATE ON SCHEMA "public" FROM PUBLIC'),
+        (set_in("inside", "gateway", "creators", [["jobs", ""]]), 'REVOKE CREATE ON SCHEMA "jobs" FROM PUBLIC'),
         (set_in("inside", "gateway", "extensions", {}), 'CREATE EXTENSION "vector" SCHEMA public'),
         (set_in("inside", "gateway", "extensions", {"vector": "0.7.0"}), "ALTER EXTENSION \"vector\" UPDATE TO '0.8.0'"),
     ],
@@ -295,8 +296,173 @@ def test_the_other_of_the_pair_is_left_alone():
     set_in("roles", "gateway_b", "attributes", "rolpassword", VERIFIER)(state)
     assert core.plan(wanted(), state, SECRETS) == []
     assert core.notes(wanted(), state, SECRETS) == [
-        "role gateway_b may log in although gateway_a is the current login of gateway: a rotation is under way."
+        "role gateway_b may log in although gateway_a is the current login of gateway_owner: a rotation is under way."
     ]
+
+
+# -- roles beside the owner -------------------------------------------------------------------------------------------
+
+ROLE = {"name": "reader", "logins": ["reader_a", "reader_b"], "secret_file": "/reader", "connection_limit": 7}
+BOTH = {**SECRETS, "reader": core.Secret("reader_a", PASSWORD)}
+
+
+def beside(**changes):
+    return wanted(roles=[{**ROLE, **changes}])
+
+
+def complete_beside() -> core.State:
+    state = complete()
+    plain = {**NOTHING, "rolinherit": True, "rolconnlimit": 7, "rolpassword": None}
+    login = {"settings": settings(role="reader"), "expires": False, "groups": {"reader": True}}
+    state.roles["reader"] = {
+        "attributes": {**plain, "rolconnlimit": -1},
+        "settings": None,
+        "groups": None,
+        "expires": False,
+    }
+    state.roles["reader_a"] = {**login, "attributes": {**plain, "rolcanlogin": True, "rolpassword": VERIFIER}}
+    state.roles["reader_b"] = {**login, "attributes": dict(plain)}
+    state.databases["gateway"]["rights"] = [["gateway_owner", "create"], ["reader", "connect"]]
+    return state
+
+
+def test_complete_server_with_a_role_beside_the_owner_needs_nothing():
+    assert core.plan(beside(), complete_beside(), BOTH) == []
+    assert core.notes(beside(), complete_beside(), BOTH) == []
+
+
+def test_role_beside_the_owner_is_made_and_may_connect_and_no_more():
+    actions = [str(action) for action in core.plan(beside(), core.State(), BOTH)]
+    assert [action for action in actions if "reader" in action] == [
+        "role reader: create it without login",
+        "role reader_a: create it without login",
+        "role reader_a: make it a member of reader",
+        "role reader_a: set role to reader",
+        "role reader_a: set statement_timeout to 30s",
+        "role reader_a: set lock_timeout to 10s",
+        "role reader_a: allow login and set the password",
+        "role reader_b: create it without login",
+        "role reader_b: make it a member of reader",
+        "role reader_b: set role to reader",
+        "role reader_b: set statement_timeout to 30s",
+        "role reader_b: set lock_timeout to 10s",
+        "database gateway: let reader connect",
+    ]
+    made = [action.sql for action in core.plan(beside(), core.State(), BOTH) if "CREATE ROLE" in action.sql]
+    assert made[3:] == [
+        'CREATE ROLE "reader" NOLOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT -1',
+        'CREATE ROLE "reader_a" NOLOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 7',
+        'CREATE ROLE "reader_b" NOLOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 7',
+    ]
+    assert actions.index("database gateway: let reader connect") > actions.index(
+        "database gateway: create it, owned by gateway_owner"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "statement", "database"),
+    [
+        (set_in("roles", "reader", "attributes", "rolcanlogin", True), 'ALTER ROLE "reader" NOLOGIN PASSWORD NULL', ""),
+        (set_in("roles", "reader", "groups", {"gateway_owner": True}), 'REVOKE "gateway_owner" FROM "reader"', ""),
+        (
+            set_in("roles", "reader_b", "groups", {"reader": True, "gateway_owner": False}),
+            'REVOKE "gateway_owner" FROM "reader_b"',
+            "",
+        ),
+        (set_in("roles", "reader_a", "attributes", "rolconnlimit", 20), 'ALTER ROLE "reader_a" CONNECTION LIMIT 7', ""),
+        (
+            set_in("roles", "reader_a", "settings", settings()),
+            "ALTER ROLE \"reader_a\" SET role = 'reader'",
+            "",
+        ),
+        (
+            set_in("databases", "gateway", "rights", []),
+            'GRANT CONNECT ON DATABASE "gateway" TO "reader"',
+            "",
+        ),
+        (
+            set_in(
+                "databases",
+                "gateway",
+                "rights",
+                [["reader", "connect"], ["reader_b", "temporary"], ["reader_b", "create"]],
+            ),
+            'REVOKE CREATE, TEMPORARY ON DATABASE "gateway" FROM "reader_b"',
+            "",
+        ),
+        (
+            set_in("inside", "gateway", "creators", [["jobs", "reader"]]),
+            'REVOKE CREATE ON SCHEMA "jobs" FROM "reader"',
+            "gateway",
+        ),
+        (
+            set_in("inside", "gateway", "owners", ["reader_a"]),
+            'REASSIGN OWNED BY "reader_a" TO "gateway_owner"',
+            "gateway",
+        ),
+    ],
+)
+def test_one_right_too_many_or_too_few_is_one_statement(change, statement, database):
+    state = complete_beside()
+    change(state)
+    assert [(action.sql, action.database) for action in core.plan(beside(), state, BOTH)] == [(statement, database)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"name": "gateway_owner"},
+            "databases[0].roles[0].name: gateway_owner is already used by databases[0].owner; give every entry names of its own.",
+        ),
+        (
+            {"logins": ["gateway_a"]},
+            "databases[0].roles[0].logins[0]: gateway_a is already used by databases[0].logins[0]; give every entry names of its own.",
+        ),
+        ({"name": "pg_monitor"}, f"databases[0].roles[0].name: 'pg_monitor' is no usable name; {NAMES}."),
+        ({"logins": []}, "databases[0].roles[0].logins: is empty; name the login roles, two of them so that they can rotate."),
+        ({"secret_file": ""}, "databases[0].roles[0].secret_file: is empty; name the file that holds login and password."),
+        ({"connection_limit": 0}, "databases[0].roles[0].connection_limit: is 0; give a number from 1 to 10000."),
+        ({"lock_timeout": "x"}, "databases[0].roles[0].lock_timeout: is 'x'; write it like 30s, 500ms, 5min or 0."),
+    ],
+)  # fmt: skip
+def test_bad_roles_are_named(changes, problem):
+    with pytest.raises(core.StateError) as refused:
+        beside(**changes)
+    assert str(refused.value) == problem
+
+
+def test_roles_go_with_their_database():
+    assert [action.sql for action in core.plan(wanted(roles=[ROLE], state="absent"), complete_beside(), {})] == [
+        'DROP DATABASE "gateway" WITH (FORCE)',
+        'DROP ROLE "gateway_a"',
+        'DROP ROLE "gateway_b"',
+        'DROP ROLE "reader_a"',
+        'DROP ROLE "reader_b"',
+        'DROP ROLE "gateway_owner"',
+        'DROP ROLE "reader"',
+    ]
+
+
+def test_every_secret_is_read_and_every_login_proved(tmp_path):
+    (tmp_path / "o").write_text(f"gateway_a:{PASSWORD}")
+    (tmp_path / "r").write_text(f"reader_b:{PASSWORD}")
+    databases = wanted(secret_file=str(tmp_path / "o"), roles=[{**ROLE, "secret_file": str(tmp_path / "r")}])
+    secrets = core.read_secrets(databases)
+    assert {name: secret.role for name, secret in secrets.items()} == {
+        "gateway_owner": "gateway_a",
+        "reader": "reader_b",
+    }
+    acting = {"gateway_a": "gateway_owner", "reader_b": "reader"}
+    proved = core.prove_logins(
+        databases, secrets, ["10.0.0.1"], "/ca", lambda _address, *, user, **_options: [user, acting[user]]
+    )
+    assert [(item["login"], item["acts_as"]) for item in proved] == list(acting.items())
+    acting["reader_b"] = "gateway_owner"
+    with pytest.raises(core.StateError, match="reader_b ended up as gateway_owner; role reader_b must act as reader"):
+        core.prove_logins(
+            databases, secrets, ["10.0.0.1"], "/ca", lambda _address, *, user, **_options: [user, acting[user]]
+        )
 
 
 def test_notes_name_what_was_not_declared():
