@@ -390,6 +390,7 @@ def unit_arguments(root: str = "/", unit: str = UNIT) -> list[tuple[str, str]]:
     """dockerd's command line as (word, file it comes from), variables of the unit's environment expanded."""
     command: list[tuple[str, str]] = []
     environment: dict[str, tuple[str, str]] = {}
+    files: list[str] = []
     for path in unit_files(root, unit):
         shown_path = "/" + os.path.relpath(path, root)
         for name, value in _unit_settings(_read(path) or ""):
@@ -401,10 +402,12 @@ def unit_arguments(root: str = "/", unit: str = UNIT) -> list[tuple[str, str]]:
                 for assignment in _words(value):
                     variable, _equals, content = assignment.partition("=")
                     environment[variable] = (content, shown_path)
-            elif name == "EnvironmentFile" and value:
-                source = value.lstrip("-")
-                for variable, content in _environment_file(os.path.join(root, source.lstrip("/"))).items():
-                    environment[variable] = (content, f"{source} ({variable})")
+            elif name == "EnvironmentFile":
+                files = [*files, value.lstrip("-")] if value else []
+    # systemd reads the files last, wherever they are named: what they set wins over every Environment=.
+    for source in files:
+        for variable, content in _environment_file(os.path.join(root, source.lstrip("/"))).items():
+            environment[variable] = (content, f"{source} ({variable})")
     expanded: list[tuple[str, str]] = []
     for word, where in command:
         whole = re.fullmatch(r"\$([A-Za-z_][A-Za-z0-9_]*)", word)

@@ -198,6 +198,28 @@ def test_a_dropin_replaces_the_command_line(tmp_path):
     assert flags["default-ulimits"][0] == {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 2048}}
 
 
+@pytest.mark.parametrize(
+    ("dropin", "level"),
+    [
+        ("Environment=DOCKER_OPTS=--log-level=error", "debug"),  # the file wins, wherever it is named
+        ("EnvironmentFile=", None),
+        ("EnvironmentFile=\nEnvironment=DOCKER_OPTS=--log-level=error", "error"),
+        ("EnvironmentFile=/etc/default/other", "warn"),
+    ],
+)
+def test_variables_from_files_win_over_those_of_the_unit(tmp_path, dropin, level):
+    root = lay(
+        tmp_path,
+        {
+            "lib/systemd/system/docker.service": UNIT,
+            "etc/default/docker": "DOCKER_OPTS=--log-level=debug\n",
+            "etc/default/other": "DOCKER_OPTS=--log-level=warn\n",
+            "etc/systemd/system/docker.service.d/10-x.conf": f"[Service]\n{dropin}\n",
+        },
+    )
+    assert core.unit_flags(root).get("log-level", (None,))[0] == level
+
+
 def test_a_flag_that_agrees_is_left_to_the_unit_and_one_that_does_not_is_refused():
     flags = {"live-restore": (True, "unit: --live-restore"), "icc": (True, "unit: --icc")}
     merged = core.merge({}, SETTINGS, flags=flags)
