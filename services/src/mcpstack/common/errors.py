@@ -36,6 +36,7 @@ CATALOGUE: dict[str, Kind] = {
     "insufficient_scope": Kind(403, "permission_error", ("Ask the operator for a key with the scope in param.",)),
     "not_found": Kind(404, "invalid_request_error", ("Check the path and the base URL: it ends in /v1.",)),
     "model_not_found": Kind(404, "invalid_request_error", ("GET /v1/models lists the models.",)),
+    "unsupported_endpoint": Kind(404, "invalid_request_error", ("Use POST /v1/chat/completions.",)),
     "method_not_allowed": Kind(405, "invalid_request_error", ("Use a method from the Allow header.",)),
     "request_timeout": Kind(408, "invalid_request_error", ("Send the body without pauses.",)),
     "request_too_large": Kind(413, "invalid_request_error", ("Send a smaller body.", "Split the input.")),
@@ -45,11 +46,13 @@ CATALOGUE: dict[str, Kind] = {
     "concurrency_limit_exceeded": Kind(
         429, "rate_limit_error", ("Wait for one of your running requests to end.",), retry_after=1
     ),
+    "queue_full": Kind(429, "rate_limit_error", ("Try again as Retry-After says.", "Use another model."), 2),
     "internal_error": Kind(500, "server_error", ("Try again.", "Give the request_id to the operator.")),
     "model_runner_error": Kind(502, "server_error", ("Try again.", "Give the request_id to the operator.")),
     "model_runner_unavailable": Kind(
         503, "server_error", ("Try again as Retry-After says.", "Ask the operator: GET /ready names the cause."), 5
     ),
+    "queue_timeout": Kind(503, "server_error", ("Try again as Retry-After says.", "Use another model."), 5),
     "auth_unavailable": Kind(503, "server_error", ("Try again as Retry-After says.",), 5),
     "shutting_down": Kind(503, "server_error", ("Try again as Retry-After says.",), 2),
     "model_runner_timeout": Kind(
