@@ -270,7 +270,8 @@ def assemble(job: Job, cache_dir: str, unpacked: dict) -> tuple[Tree, int, list]
     if python:
         wheels = wheels_core.collect(sources["requirements.lock"].decode(), python["version"], cache_dir)
         site = python["site"].strip("/")
-        tree.update(wheels_core.unpack(wheels, cache_dir, site, python.get("exclude", [])))
+        symbols = python.get("symbols", True)
+        tree.update(wheels_core.unpack(wheels, cache_dir, site, python.get("exclude", []), symbols))
         for path, content in sources.items():
             if path.startswith("src/"):
                 tree[f"{site}/{path[4:]}"] = Entry(0o644, content)

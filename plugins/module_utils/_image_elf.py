@@ -60,6 +60,30 @@ def read_needs(data: bytes) -> Needs | None:
     return needs
 
 
+def without_symbols(data: bytes) -> bytes:
+    """A shared library without what only debuggers and linkers read.
+
+    The loader uses program headers alone. Sections that no segment holds (symbol tables, debug information, names of
+    sections) stand behind the last segment: they go, and the header no longer points at them.
+    """
+    if data[:6] != b"\x7fELF\x02\x01" or len(data) < 64:
+        return data
+    offset = struct.unpack_from("<Q", data, 32)[0]
+    size, count = struct.unpack_from("<HH", data, 54)
+    if size < 56 or offset + size * count > len(data) or not count:
+        return data
+    end = max(64, offset + size * count)
+    for index in range(count):
+        _kind, _flags, where, _address, _physical, length = struct.unpack_from("<IIQQQQ", data, offset + size * index)
+        end = max(end, where + length)
+    if end >= len(data):
+        return data
+    header = bytearray(data[:64])
+    struct.pack_into("<Q", header, 40, 0)  # where section headers are
+    struct.pack_into("<HH", header, 60, 0, 0)  # how many, and which holds their names
+    return bytes(header) + data[64:end]
+
+
 def resolve_path(tree: Tree, path: str, depth: int = 0) -> str | None:
     """Follow links inside the image; the path of the file or None."""
     path = merged(posixpath.normpath(path).lstrip("/"))

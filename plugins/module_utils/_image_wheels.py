@@ -22,6 +22,7 @@ import zipfile
 
 from ._image_archive import write_atomically
 from ._image_deb import Entry, Tree, matcher
+from ._image_elf import without_symbols
 from ._image_errors import ImageError
 
 #: What a wheel carries that no program needs at run time.
@@ -148,8 +149,8 @@ def collect(requirements: str, python: str, cache_dir: str) -> list[dict]:
     return wheels
 
 
-def unpack(wheels: list[dict], cache_dir: str, target: str, excludes: list[str]) -> Tree:
-    """Unpack wheels below a directory of the image."""
+def unpack(wheels: list[dict], cache_dir: str, target: str, excludes: list[str], symbols: bool = True) -> Tree:
+    """Unpack wheels below a directory of the image; without symbols, libraries lose what only a debugger reads."""
     tree: Tree = {}
     excluded = matcher(WHEEL_EXCLUDES + excludes)
     for wheel in wheels:
@@ -173,7 +174,10 @@ def unpack(wheels: list[dict], cache_dir: str, target: str, excludes: list[str])
                     raise ImageError(
                         f"{wheel['file']}: holds {item.filename}, which leaves its directory; do not use it."
                     )
-                tree[f"{target}/{name}"] = Entry(0o644, archive.read(item))
+                data = archive.read(item)
+                if not symbols and re.search(r"\.so(\.[0-9.]+)?\Z", name):
+                    data = without_symbols(data)
+                tree[f"{target}/{name}"] = Entry(0o644, data)
     return tree
 
 

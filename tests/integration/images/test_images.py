@@ -342,6 +342,30 @@ def test_services_have_their_libraries_and_byte_code(engine, images):
     print(f"import of the framework in a fresh container: {time.monotonic() - started:.2f} s")
 
 
+EVERY_MODULE = """
+import importlib, pkgutil, mcpstack
+names = [item.name for item in pkgutil.walk_packages(mcpstack.__path__, "mcpstack.") if not item.name.endswith("__main__")]
+for name in names:
+    importlib.import_module(name)
+print("imported", len(names))
+"""
+
+
+def test_every_module_of_the_services_finds_what_it_imports(engine, images):
+    """Wheels lose their tests and their libraries their symbols on the way into the image: nothing that is used may be missing."""
+    result = engine.run(images["services"]["ref"], ["-W", "error", "-c", EVERY_MODULE], user=64106)
+    assert result.rc == 0, result.stderr.decode()
+    assert int(result.stdout.split()[1]) > 20
+
+
+@pytest.mark.parametrize("service", ["gateway", "registry", "worker", "admin"])
+def test_every_service_has_its_command(engine, images, service):
+    """Without settings each says what it lacks, with the exit status of bad settings, or of a missing command."""
+    result = engine.run(images["services"]["ref"], ["-m", f"mcpstack.{service}"], user=64106)
+    said = (result.stdout + result.stderr).decode()
+    assert result.rc in (1, 2) and "No module named" not in said and "Traceback" not in said, said
+
+
 def test_byte_code_is_up_to_date_and_never_checked(images):
     """Unchecked byte code that does not belong to its source would be a source nobody reads."""
     import io

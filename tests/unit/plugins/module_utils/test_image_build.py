@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -614,6 +615,44 @@ def test_a_wheel_is_unpacked_without_its_ballast(tmp_path):
     )
     tree = wheels_core.unpack([item], str(tmp_path), "app/site", ["other*"])
     assert set(tree) == {"app/site/some_lib/__init__.py", "app/site/some_lib-1.2.dist-info/METADATA"}
+
+
+def library(tail: bytes, segments=((0, 232),)) -> bytes:
+    """The least that is an ELF library: header, program headers, 232 bytes, and what no segment holds."""
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQ", 3, 62, 1, 0, 64, 232 if tail else 0)
+    header += struct.pack("<IHHHHHH", 0, 64, 56, len(segments), 64, 3, 2)
+    table = b"".join(struct.pack("<IIQQQQQQ", 1, 5, where, 0, 0, size, size, 4096) for where, size in segments)
+    return (header + table).ljust(232, b"c") + tail
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_symbols_of_a_wheels_libraries_go_when_the_specification_says_so(tmp_path, cut):
+    item = wheel(tmp_path, {"some/fast.cpython-313-x86_64-linux-gnu.so": library(b"symbols"), "some/lib.so.1": library(b"x"),
+                            "some/fast.py": "print()", "some/notes.so.txt": library(b"kept")})  # fmt: skip
+    tree = wheels_core.unpack([item], str(tmp_path), "app", [], symbols=not cut)
+    fast = tree["app/some/fast.cpython-313-x86_64-linux-gnu.so"].data
+    assert len(fast) == (232 if cut else 239)
+    assert struct.unpack_from("<Q", fast, 40)[0] == (0 if cut else 232)
+    assert struct.unpack_from("<HH", fast, 60) == ((0, 0) if cut else (3, 2))
+    assert len(tree["app/some/lib.so.1"].data) == (232 if cut else 233)
+    assert tree["app/some/notes.so.txt"].data == library(b"kept")
+    assert tree["app/some/fast.py"].data == b"print()"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x7fELF\x02\x01",
+        b"print()" * 20,
+        library(b""),
+        library(b"rest", segments=((0, 232), (232, 4))),
+        library(b"rest", segments=((0, 9999),)),
+        library(b"rest")[:100],
+    ],
+)
+def test_what_has_no_symbols_to_lose_is_left_alone(data):
+    assert elf_core.without_symbols(data) == data
 
 
 def test_a_damaged_wheel_is_removed(tmp_path):
