@@ -21,7 +21,9 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -52,6 +54,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
 # the servers that the tests of services/ start for themselves, on ports of their own
 POSTGRES = "usr/lib/postgresql/*/bin/postgres"
+# Debian 12 has no pgvector: it is built there from the source of Debian 13, pinned by the hash its signed .dsc names
+PGVECTOR = "0.8.0"
+PGVECTOR_URL = f"http://deb.debian.org/debian/pool/main/p/pgvector/pgvector_{PGVECTOR}.orig.tar.gz"
+PGVECTOR_SHA256 = "867a2c328d4928a5a9d6f052cd3bc78c7d60228a9b914ad32aa3db88e9de27b0"
+PGVECTOR_CFLAGS = "-O2 -ftree-vectorize -fassociative-math -fno-signed-zeros -fno-trapping-math -fPIC -shared".split()
 POLICY = Path("/usr/sbin/policy-rc.d")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ENGINE_LOG = Path("/var/log/mcpstack-dockerd.log")
@@ -273,10 +280,74 @@ def services() -> None:
     if missing:
         with not_started(POLICY) if os.geteuid() == 0 else contextlib.nullcontext():
             install(missing)
+    pgvector()
     folder = CACHE / "venv-services"
     _install(folder, REQUIREMENTS / "services.txt", "services", "the services' libraries")
     for packages_folder in folder.glob("lib/python3*/site-packages"):  # their own code, as it is in this checkout
         (packages_folder / "mcpstack.pth").write_text(f"{ROOT / 'services' / 'src'}\n")
+
+
+def pgvector() -> None:
+    """The extension `vector` of the newest Postgres here: Debian's package, or one that is built like it."""
+    majors = [int(path.parent.parent.name) for path in Path("/").glob(POSTGRES) if path.parent.parent.name.isdigit()]
+    if not majors or Path(f"/usr/share/postgresql/{max(majors)}/extension/vector.control").exists():
+        return
+    package = f"postgresql-{max(majors)}-pgvector"
+    if os.geteuid() != 0:
+        raise BootstrapError(f"The extension vector of Postgres is missing ({package}): run the same command as root.")
+    run(["apt-get", "update", "-qq"])
+    if run(["apt-cache", "show", package]).returncode == 0:
+        install([package])
+    else:
+        install([name for name, program in (("gcc", "gcc"), ("libc6-dev", "gcc")) if shutil.which(program) is None])
+        with tempfile.TemporaryDirectory(prefix="mcpstack-pgvector-") as name:
+            _build_pgvector(max(majors), package, Path(name))
+
+
+def _build_pgvector(major: int, package: str, folder: Path) -> None:
+    """Headers without the compiler suite that Debian's -dev package asks for, one call of gcc, one small package."""
+    say(f"building {package} {PGVECTOR} from Debian's source")
+    begin = time.monotonic()
+    try:
+        with urllib.request.urlopen(PGVECTOR_URL, timeout=60) as answer:
+            archive = answer.read(10_000_000)
+    except OSError as exc:
+        raise BootstrapError(f"The source of pgvector cannot be fetched: {exc}") from None
+    if hashlib.sha256(archive).hexdigest() != PGVECTOR_SHA256:
+        raise BootstrapError("The source of pgvector is not the one that is pinned in tools/bootstrap.py.")
+    (folder / "source.tar.gz").write_bytes(archive)
+    root, headers = folder / "root", folder / "headers"
+    library, share = root / f"usr/lib/postgresql/{major}/lib", root / f"usr/share/postgresql/{major}/extension"
+    for path in (library, share, root / "DEBIAN", headers):
+        path.mkdir(parents=True)
+    source = folder / f"pgvector-{PGVECTOR}"
+    _must(["tar", "xzf", "source.tar.gz"], folder)
+    _must(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", f"postgresql-server-dev-{major}", "libpq-dev"],
+          folder)  # fmt: skip
+    for archive_path in folder.glob("*.deb"):
+        _must(["dpkg-deb", "-x", archive_path.name, "headers"], folder)
+    include = headers / "usr/include/postgresql"
+    _must(["gcc", *PGVECTOR_CFLAGS, "-I", str(include / f"{major}/server"), "-I", str(include),
+           "-o", str(library / "vector.so"), *sorted(map(str, (source / "src").glob("*.c"))), "-lm"], folder)  # fmt: skip
+    for script in (source / "sql").glob("vector--*.sql"):
+        shutil.copy(script, share)
+    shutil.copy(source / "sql/vector.sql", share / f"vector--{PGVECTOR}.sql")
+    shutil.copy(source / "vector.control", share)
+    (root / "DEBIAN/control").write_text(
+        f"Package: {package}\nVersion: {PGVECTOR}-1~built\nArchitecture: {_must(['dpkg', '--print-architecture']).strip()}\n"
+        f"Depends: postgresql-{major}\nMaintainer: mcpstack.platform <root@localhost>\n"
+        "Description: vector similarity search, built for the tests of mcpstack.platform\n"
+    )
+    _must(["dpkg-deb", "--root-owner-group", "-b", "root", "vector.deb"], folder)
+    _must(["dpkg", "-i", "vector.deb"], folder)
+    say(f"{package} ready ({time.monotonic() - begin:.0f} s)")
+
+
+def _must(argv: list[str], cwd: Path | None = None) -> str:
+    done = run(argv, cwd=cwd)
+    if done.returncode:
+        raise BootstrapError(f"{' '.join(argv[:3])} failed:\n{tail(done)}")
+    return done.stdout
 
 
 def peers() -> None:

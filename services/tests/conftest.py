@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
 
 import support
-from mcpstack.admin import keystore
-from mcpstack.common import migrate
-from mcpstack.gateway import settings
-from mcpstack.gateway.keys import COMPONENT, connection_parameters, migrations
-from support import Cable, Gateway, Loop, Postgres, Runner, Tls, Valkey
+from mcpstack.admin import keystore, settings
+from mcpstack.admin.context import Context
+from mcpstack.common import apikey
+from support import Cable, Gateway, Loop, Postgres, Runner, Service, Tls, Valkey
 
 
 @dataclass
@@ -52,7 +50,10 @@ Launch = Callable[..., Gateway]
 
 @pytest.fixture
 def launch(stack: Stack, tmp_path: Path) -> Iterator[Launch]:
-    """Start gateways with settings of the test's own; each has its own database unless told otherwise."""
+    """Start gateways with settings of the test's own; each has its own database unless told otherwise.
+
+    An upper-case name is a variable as it stands, any other one of the gateway's settings.
+    """
     started: list[Gateway] = []
 
     def start(
@@ -73,7 +74,7 @@ def launch(stack: Stack, tmp_path: Path) -> Iterator[Launch]:
             valkey_port or stack.valkey.port,
             model_port or stack.runner.port,
         )
-        env.update({f"GATEWAY_{name.upper()}": value for name, value in settings.items()})
+        env.update({name if name.isupper() else f"GATEWAY_{name.upper()}": value for name, value in settings.items()})
         gateway = support.start_gateway(env, tmp_path / f"gateway{number}.log", until)
         started.append(gateway)
         return gateway
@@ -111,21 +112,22 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def put_key(
-    gateway: Gateway,
+    service: Service,
     *,
     name: str = "test",
     scopes: str = "chat,embeddings,models",
-    rpm: int | None = None,
-    concurrency: int | None = None,
     expires_at: str | None = None,
+    cache: bool = False,
+    **limits: int | None,
 ) -> str:
-    """What `mcpstack-admin keys put` does, without the start of a process."""
+    """What `mcpstack-admin keys put` does, without the start of a process; `limits`: rpm, concurrency, tpm, ..."""
     key = support.make_key()
-    values, secrets = settings.load(gateway.env)
-    with psycopg.connect(**connection_parameters(values, secrets, "tests")) as conn:
-        migrate.apply(conn, migrations(), COMPONENT)
-        want = keystore.wanted(key, name, scopes, rpm, concurrency, expires_at)
-        assert keystore.put(conn, want, secrets.pepper.read(), check=False)["changed"] is True
+    context = Context(*settings.load(service.env))
+    want = keystore.wanted(name, scopes, expires_at, cache, **limits)
+    with context.connect() as conn, conn.transaction():
+        parsed = apikey.parse(key)
+        assert parsed is not None
+        assert keystore.put(conn, parsed, want, context.secrets.pepper.read(), check=False)["changed"] is True
     return key
 
 

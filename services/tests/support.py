@@ -1,6 +1,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests stand on: real Postgres and Valkey, a model server that fails on demand, a gateway process."""
+"""What the tests stand on: real Postgres and Valkey, a model server that fails on demand, our services as processes.
+
+The database is made as on a host: a superuser makes roles, database and extensions, then the owner's login migrates.
+A service's login acts as its group role and has what the migrations grant. `Postgres.new_database()` copies a
+database that was migrated once, so that every test may have one of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +19,20 @@ import secrets
 import shutil
 import signal
 import socket
-import string
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 import trustme
 from aiohttp import web
+
+from mcpstack.common import apikey, migrate
 
 MODEL_KEY = "model-key-" + "m" * 32
 PEPPER = "5a" * 32
@@ -35,10 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def make_key(environment: str = "dev", kid: str | None = None) -> str:
-    kid = kid or "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(12))
-    secret = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(43))
-    body = f"mk_{environment}_{kid}_{secret}"
-    return f"{body}_{zlib.crc32(body.encode()):08x}"
+    return apikey.generate(environment, kid).text
 
 
 def free_port() -> int:
@@ -98,24 +100,72 @@ def _version(path: str) -> int:
     return int(re.sub(r"\D", "", path.split("/bin/")[0]) or 0)
 
 
+VALKEY_USERS = ("gateway", "registry", "worker")
+OWNER = "mcpstack_owner"
+SERVICES = ("gateway", "registry", "worker")
+LOGINS = {"admin_a": OWNER, "gateway_a": "gateway", "registry_a": "registry", "worker_a": "worker"}
+DB_PASSWORD = "p" * 32
+EXTENSIONS = ("pg_trgm", "vector")
+
+
 @dataclass
 class Postgres:
     port: int
     folder: Path
     tls: Tls
     process: subprocess.Popen[bytes]
-    login: str = "gateway_a:" + "p" * 32
+    templates: dict[bool, str] = field(default_factory=dict)
 
     def admin(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """As the superuser."""
         return psycopg.connect(
             host=str(self.folder), port=self.port, dbname=database, user="postgres", password="s" * 32, autocommit=True
         )
 
-    def new_database(self) -> str:
-        name = "gateway_" + secrets.token_hex(4)
+    def login(self, database: str, user: str = "admin_a") -> psycopg.Connection[Any]:
+        """As one of LOGINS, which acts as its group role."""
+        return psycopg.connect(
+            host=str(self.folder), port=self.port, dbname=database, user=user, password=DB_PASSWORD, autocommit=True
+        )
+
+    def new_login(self, name: str, role: str, password: str) -> None:
+        """The other login of a pair, as after a rotation."""
         with self.admin() as conn:
-            conn.execute(f"CREATE DATABASE {name} OWNER gateway_owner".encode())
+            conn.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}' IN ROLE {role}".encode())
+            conn.execute(f"ALTER ROLE {name} SET role = {role}".encode())
+
+    def drop_login(self, name: str) -> None:
+        with self.admin() as conn:
+            conn.execute(f"DROP ROLE IF EXISTS {name}".encode())
+
+    def new_database(self, migrated: bool = True) -> str:
+        """`migrated=False`: roles and extensions are there, as on a host before the first `mcpstack-admin migrate`."""
+        if migrated not in self.templates:
+            self.templates[migrated] = self._template(migrated)
+        return self._create(self.templates[migrated])
+
+    def _template(self, migrated: bool) -> str:
+        if migrated:
+            name = self.new_database(migrated=False)
+            with self.login(name) as conn:
+                migrate.apply(conn)
+            return name
+        name = self._create("template1")
+        with self.admin(name) as conn:
+            there = {row[0] for row in conn.execute("SELECT name FROM pg_available_extensions").fetchall()}
+            missing = sorted(set(EXTENSIONS) - there)
+            if missing:
+                raise RuntimeError(f"Postgres lacks {', '.join(missing)}: run tools/bootstrap.py services as root.")
+            for extension in EXTENSIONS:
+                conn.execute(f"CREATE EXTENSION {extension}".encode())
+        return name
+
+    def _create(self, template: str) -> str:
+        name = "mcpstack_" + secrets.token_hex(4)
+        with self.admin() as conn:
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER}".encode())
             conn.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC".encode())
+            conn.execute(f"GRANT CONNECT ON DATABASE {name} TO {', '.join(SERVICES)}".encode())
         return name
 
 
@@ -156,7 +206,7 @@ def postgres(folder: Path, tls: Tls, owner: str | None) -> Iterator[Postgres]:
         "ssl": "on",
         "ssl_cert_file": tls.cert,
         "ssl_key_file": tls.key,
-        "max_connections": 60,
+        "max_connections": 120,
         "shared_buffers": "16MB",
     }
     command = [str(binaries / "postgres"), "-D", str(data)]
@@ -168,13 +218,10 @@ def postgres(folder: Path, tls: Tls, owner: str | None) -> Iterator[Postgres]:
     try:
         wait_for("postgres", lambda: server.admin().close() or True)
         with server.admin() as conn:
-            user, _, password = server.login.partition(":")
-            for statement in (
-                "CREATE ROLE gateway_owner NOLOGIN",
-                f"CREATE ROLE {user} LOGIN PASSWORD '{password}' IN ROLE gateway_owner",
-                f"ALTER ROLE {user} SET role = gateway_owner",
-            ):
-                conn.execute(statement.encode())
+            for role in (OWNER, *SERVICES):
+                conn.execute(f"CREATE ROLE {role} NOLOGIN".encode())
+        for login, role in LOGINS.items():
+            server.new_login(login, role, DB_PASSWORD)
         yield server
     finally:
         process.send_signal(signal.SIGQUIT)  # nothing here is worth a checkpoint
@@ -189,17 +236,21 @@ class Valkey:
     operator: str = "o" * 32
 
 
+def valkey_acl() -> str:
+    """The users of the role valkey, with passwords of ours, and an operator who may do everything."""
+    lines = ["user default off", f"user operator on >{'o' * 32} ~* &* +@all"]
+    for line in (ROOT.parent / "roles/valkey/files/users.acl").read_text().splitlines():
+        if (match := re.match(r"user (\w+) on #\{sha256:[\w-]+\} ", line)) and match[1] in VALKEY_USERS:
+            lines.append(f"user {match[1]} on >{'v' * 32} {line[match.end() :]}")
+    return "\n".join(lines) + "\n"
+
+
 @contextlib.contextmanager
 def valkey(folder: Path, tls: Tls, owner: str | None) -> Iterator[Valkey]:
     binary = find_server("valkey-server", "redis-server")
     port = free_port()
     acl = folder / "users.acl"
-    acl.write_text(
-        "user default off\n"
-        f"user gateway on >{'v' * 32} ~gw:* resetchannels -@all "
-        "+eval +evalsha +script|load +hmget +hset +pexpire +time\n"
-        f"user operator on >{'o' * 32} ~* &* +@all\n"
-    )
+    acl.write_text(valkey_acl())
     if owner:
         shutil.chown(folder, owner)
         shutil.chown(acl, owner)
@@ -466,7 +517,7 @@ def _event(number: int) -> bytes:
     return b"data: " + json.dumps(delta).encode() + b"\n\n"
 
 
-# The gateway
+# Our services
 
 
 class Reply(NamedTuple):
@@ -490,7 +541,9 @@ class Reply(NamedTuple):
 
 
 @dataclass
-class Gateway:
+class Service:
+    """A running process of ours, its log and the environment it was started with."""
+
     port: int
     process: subprocess.Popen[bytes]
     log: Path
@@ -526,20 +579,6 @@ class Gateway:
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         return self.call("POST", path, body, key, **more)
 
-    def chat(self, key: str, word: str = "hello", stream: bool = False, **more: Any) -> Reply:
-        payload = {"model": "tiny", "messages": [{"role": "user", "content": word}], "stream": stream}
-        return self.post("/v1/chat/completions", payload, key, **more)
-
-    def open_stream(self, key: str, word: str) -> socket.socket:
-        body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": word}], "stream": True}).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        sock = socket.create_connection(("127.0.0.1", self.port), 10)
-        sock.sendall(head.encode() + body)
-        return sock
-
     def metric(self, name: str) -> float:
         """The sum of all series of a metric."""
         lines = self.get("/metrics").body.decode().splitlines()
@@ -561,6 +600,23 @@ class Gateway:
         return self.process.wait(limit)
 
 
+@dataclass
+class Gateway(Service):
+    def chat(self, key: str, word: str = "hello", stream: bool = False, **more: Any) -> Reply:
+        payload = {"model": "tiny", "messages": [{"role": "user", "content": word}], "stream": stream}
+        return self.post("/v1/chat/completions", payload, key, **more)
+
+    def open_stream(self, key: str, word: str) -> socket.socket:
+        body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": word}], "stream": True}).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        sock = socket.create_connection(("127.0.0.1", self.port), 10)
+        sock.sendall(head.encode() + body)
+        return sock
+
+
 def run_admin(env: dict[str, str], *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mcpstack.admin", *arguments],
@@ -573,56 +629,128 @@ def run_admin(env: dict[str, str], *arguments: str, stdin: str = "") -> subproce
     )
 
 
+def write_secrets(folder: Path, values: dict[str, str]) -> dict[str, str]:
+    """Secret files, laid out as on a host: versions and a `current` link. Returns the path of each."""
+    paths = {}
+    for name, value in values.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "v1").write_text(value)
+        if not (folder / name / "current").is_symlink():
+            (folder / name / "current").symlink_to("v1")
+        paths[name] = str(folder / name / "current")
+    return paths
+
+
+def swap_secret(path: str | Path, value: str) -> None:
+    """A new version, and the link switched to it in one step."""
+    folder = Path(path).parent
+    version = f"v{len(list(folder.glob('v*'))) + 1}"
+    (folder / version).write_text(value)
+    (folder / "new").symlink_to(version)
+    (folder / "new").replace(folder / "current")
+
+
+def service_environment(
+    service: str,
+    folder: Path,
+    tls: Tls,
+    database: str,
+    pg_port: int,
+    valkey_port: int | None = None,
+    **settings: str,
+) -> dict[str, str]:
+    """The environment of any service of ours: login, peppers, Postgres, Valkey where a port is given, an own port.
+
+    `settings` are more of its settings, by their names without the prefix, in lower case. The admin command finds its
+    own settings in it as well, so that `run_admin(service.env, ...)` works.
+    """
+    prefix = service.upper() + "_"
+    files = write_secrets(
+        folder,
+        {
+            f"{service}-db": f"{service}_a:{DB_PASSWORD}",
+            "admin-db": f"admin_a:{DB_PASSWORD}",
+            "gateway-pepper": f"1:{PEPPER}",
+            f"valkey-{service}": "v" * 32,
+        },
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    env = kept | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    for names, login in ((prefix, f"{service}-db"), ("ADMIN_", "admin-db")):
+        env |= {
+            f"{names}ENVIRONMENT": "development",
+            f"{names}DB_HOST": "localhost",
+            f"{names}DB_PORT": str(pg_port),
+            f"{names}DB_NAME": database,
+            f"{names}DB_LOGIN_FILE": files[login],
+            f"{names}TLS_CA_FILE": str(tls.ca),
+        }
+    env |= {"ADMIN_PEPPER_FILE": files["gateway-pepper"], "ADMIN_SERVICES": ""}
+    if service != "admin":
+        env |= {f"{prefix}HOST": "127.0.0.1", f"{prefix}PORT": str(free_port())}
+    if service in ("gateway", "registry"):
+        env[f"{prefix}PEPPER_FILE"] = files["gateway-pepper"]
+    if valkey_port is not None:
+        env |= {
+            f"{prefix}VALKEY_HOST": "localhost",
+            f"{prefix}VALKEY_PORT": str(valkey_port),
+            f"{prefix}VALKEY_PASSWORD_FILE": files[f"valkey-{service}"],
+        }
+    return env | {prefix + name.upper(): value for name, value in settings.items()}
+
+
 def environment(
     folder: Path, tls: Tls, pg_port: int, database: str, valkey_port: int, model_port: int
 ) -> dict[str, str]:
-    """The environment of a gateway and its secret files, laid out as on a host: versions and a `current` link."""
-    values = {
-        "gateway-db": "gateway_a:" + "p" * 32,
-        "valkey-gateway": "v" * 32,
-        "model-api-key": MODEL_KEY,
-        "gateway-pepper": f"1:{PEPPER}",
-    }
-    for name, value in values.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "v1").write_text(value)
-        (folder / name / "current").symlink_to("v1")
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return kept | {
-        "PYTHONPATH": str(ROOT / "src"),
-        "PYTHONUNBUFFERED": "1",
-        "GATEWAY_ENVIRONMENT": "development",
-        "GATEWAY_HOST": "127.0.0.1",
-        "GATEWAY_PORT": str(free_port()),
-        "GATEWAY_DB_HOST": "localhost",
-        "GATEWAY_DB_PORT": str(pg_port),
-        "GATEWAY_DB_NAME": database,
-        "GATEWAY_DB_LOGIN_FILE": str(folder / "gateway-db/current"),
-        "GATEWAY_VALKEY_HOST": "localhost",
-        "GATEWAY_VALKEY_PORT": str(valkey_port),
-        "GATEWAY_VALKEY_PASSWORD_FILE": str(folder / "valkey-gateway/current"),
-        "GATEWAY_TLS_CA_FILE": str(tls.ca),
-        "GATEWAY_PEPPER_FILE": str(folder / "gateway-pepper/current"),
-        "GATEWAY_MODEL_URL": f"http://localhost:{model_port}",
-        "GATEWAY_MODEL_API_KEY_FILE": str(folder / "model-api-key/current"),
-    }
+    """The environment of a gateway and its secret files."""
+    return service_environment(
+        "gateway",
+        folder,
+        tls,
+        database,
+        pg_port,
+        valkey_port,
+        model_url=f"http://localhost:{model_port}",
+        model_api_key_file=write_secrets(folder, {"model-api-key": MODEL_KEY})["model-api-key"],
+    )
 
 
-def start_gateway(env: dict[str, str], log: Path, until: tuple[str, ...] = ("ready",)) -> Gateway:
-    """`until`: the readiness to wait for; an empty tuple waits for /health only."""
+S = TypeVar("S", bound=Service)
+
+
+def start_service(
+    module: str,
+    env: dict[str, str],
+    log: Path,
+    *,
+    port: str,
+    until: tuple[str, ...] = ("ready",),
+    kind: type[S] = Service,  # type: ignore[assignment]
+    limit: float = 20,
+) -> S:
+    """Start `python -m MODULE` with its environment; `port` is the name of the setting that holds its port.
+
+    `until`: the readiness to wait for; an empty tuple waits for /health only.
+    """
     with log.open("wb") as sink:
-        process = subprocess.Popen([sys.executable, "-m", "mcpstack.gateway"], env=env, stderr=sink, stdout=sink)
-    gateway = Gateway(int(env["GATEWAY_PORT"]), process, log, env)
+        process = subprocess.Popen([sys.executable, "-m", module], env=env, stderr=sink, stdout=sink)
+    service = kind(int(env[port]), process, log, env)
 
     def up() -> bool:
         if process.poll() is not None:
-            raise AssertionError(f"the gateway ended with {process.returncode}: {log.read_text()[-3000:]}")
-        return gateway.get("/health").status == 200 and (not until or gateway.ready() in until)
+            raise AssertionError(f"{module} ended with {process.returncode}: {log.read_text()[-3000:]}")
+        return service.get("/health").status == 200 and (not until or service.ready() in until)
 
     try:
-        wait_for(f"the gateway to be {until}", up)
-    except BaseException:
+        wait_for(f"{module} to be {until}", up, limit)
+    except BaseException as error:
         process.kill()
         process.wait()
+        if isinstance(error, AssertionError) and process.returncode == -signal.SIGKILL:
+            raise AssertionError(f"{error}; its log ends with {log.read_text()[-3000:]}") from None
         raise
-    return gateway
+    return service
+
+
+def start_gateway(env: dict[str, str], log: Path, until: tuple[str, ...] = ("ready",)) -> Gateway:
+    return start_service("mcpstack.gateway", env, log, port="GATEWAY_PORT", until=until, kind=Gateway)

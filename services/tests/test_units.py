@@ -11,9 +11,8 @@ import math
 import pytest
 
 import support
-from mcpstack.common import apikey, logs, migrate
+from mcpstack.common import apikey, logs
 from mcpstack.common.errors import CATALOGUE, ApiError
-from mcpstack.gateway.keys import migrations
 from mcpstack.gateway.limits import LocalBuckets, Verdict, refusal
 from mcpstack.gateway.observe import route_of
 from mcpstack.gateway.proxy import _COMPLETION_TOKENS, _PROMPT_TOKENS, _whole_events
@@ -75,32 +74,6 @@ def test_every_error_says_what_to_do(code: str) -> None:
     assert all(suggestion.endswith(".") for suggestion in body["suggestions"])
     assert ("WWW-Authenticate" in error.headers) is (error.status == 401)
     assert error.status != 503 or int(error.headers["Retry-After"]) > 0
-
-
-def test_migrations_on_disk_are_in_order() -> None:
-    found = migrations()
-    assert [entry.version for entry in found] == list(range(1, len(found) + 1))
-
-
-ONE, TWO = migrate.Migration(1, "one", "SELECT 1"), migrate.Migration(2, "two", "SELECT 2")
-
-
-def test_pending_migrations() -> None:
-    assert migrate.pending([], [ONE, TWO], "gateway") == [ONE, TWO]
-    assert migrate.pending([(1, "one", ONE.sha256)], [ONE, TWO], "gateway") == [TWO]
-    assert migrate.pending([(1, "one", ONE.sha256), (2, "two", TWO.sha256)], [ONE, TWO], "gateway") == []
-
-
-@pytest.mark.parametrize(
-    ("applied", "words"),
-    [
-        ([(1, "one", ONE.sha256), (3, "x", "y")], "is at version 3, this release knows 2"),
-        ([(1, "one", "edited")], r"Migration 1 \(one\) of the gateway schema was applied with other content"),
-    ],
-)
-def test_migrations_that_do_not_fit(applied: list[tuple[int, str, str]], words: str) -> None:
-    with pytest.raises(migrate.MigrationError, match=words):
-        migrate.pending(applied, [ONE, TWO], "gateway")
 
 
 def test_local_bucket_refills_and_never_overflows() -> None:

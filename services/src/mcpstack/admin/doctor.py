@@ -1,21 +1,25 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Look at everything the gateway needs, from where the gateway runs, and say what to do about what is missing."""
+"""mcpstack-admin doctor: look at the database as its owner, ask every service what it depends on, say what to do."""
 
 from __future__ import annotations
 
-import socket
-import ssl
+import argparse
+import json
+import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
+from mcpstack.admin.context import Commands, Context
 from mcpstack.common import database, migrate
-from mcpstack.gateway.keys import COMPONENT, connection_parameters, migrations
-from mcpstack.gateway.settings import Secrets, Settings
+from mcpstack.common.secretfile import SecretError
+
+_ROLES = ("gateway", "registry", "worker")
+_EXTENSIONS = ("pg_trgm", "vector")
+_WORD = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 
 class FailedCheckError(Exception):
@@ -24,84 +28,147 @@ class FailedCheckError(Exception):
         self.fix = fix
 
 
-def run(settings: Settings, secrets: Secrets) -> dict[str, Any]:
+def register(commands: Commands) -> None:
+    parser = commands.add_parser("doctor", help="check the database, and every service with what it depends on")
+    parser.set_defaults(run=run)
+
+
+def run(_: argparse.Namespace, context: Context) -> dict[str, Any]:
     """{"ok": bool, "checks": [{"id", "status": pass|fail, "detail", "fix"}]}. Settings and files were read already."""
-    checks: list[dict[str, Any]] = [{"id": "settings", "status": "pass", "detail": "all readable", "fix": None}]
-    for name, check in (
-        ("postgres", _postgres),
-        ("valkey", _valkey),
-        ("model_runner", _model_runner),
-    ):
-        checks.append(_one(name, check, settings, secrets))
+    checks: list[dict[str, Any]] = [_pass("settings", "all readable")]
+    checks += _database(context)
+    for name, url in context.settings.services.items():
+        checks += _service(name, url)
     return {"ok": all(check["status"] == "pass" for check in checks), "checks": checks}
 
 
-def _one(name: str, check: Callable[[Settings, Secrets], str], settings: Settings, secrets: Secrets) -> dict[str, Any]:
+def _pass(name: str, detail: str) -> dict[str, Any]:
+    return {"id": name, "status": "pass", "detail": detail, "fix": None}
+
+
+def _fail(name: str, detail: str, fix: str) -> dict[str, Any]:
+    return {"id": name, "status": "fail", "detail": detail, "fix": fix}
+
+
+def _database(context: Context) -> list[dict[str, Any]]:
     try:
-        return {"id": name, "status": "pass", "detail": check(settings, secrets), "fix": None}
+        with context.connect() as conn:
+            return [_one(name, check, conn) for name, check in _CHECKS.items()]
+    except (psycopg.Error, SecretError, OSError) as error:
+        detail = f"Postgres cannot be used: {database.reason(error)}."
+        return [_fail("postgres", detail, "See that postgres is healthy; run the deploy again.")]
+
+
+def _one(name: str, check: Any, conn: psycopg.Connection[Any]) -> dict[str, Any]:
+    try:
+        return _pass(name, check(conn))
     except FailedCheckError as error:
-        return {"id": name, "status": "fail", "detail": str(error), "fix": error.fix}
+        return _fail(name, str(error), error.fix)
 
 
-def _postgres(settings: Settings, secrets: Secrets) -> str:
+def _login(conn: psycopg.Connection[Any]) -> str:
+    row = conn.execute(
+        "SELECT session_user, current_user, r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolbypassrls, "
+        "pg_get_userbyid(d.datdba) FROM pg_roles r, pg_database d "
+        "WHERE r.rolname = session_user AND d.datname = current_database()"
+    ).fetchone()
+    if row is None or row[2]:
+        raise FailedCheckError("The login has rights over the whole server.", "Give it an ordinary role.")
+    if row[1] != row[3]:
+        raise FailedCheckError(
+            f"The login {row[0]} acts as {row[1]}, the database belongs to {row[3]}.", "Run the deploy again."
+        )
+    return f"{row[0]} acts as {row[1]}, who owns the database"
+
+
+def _roles(conn: psycopg.Connection[Any]) -> str:
+    rows = conn.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(_ROLES),)).fetchall()
+    missing = sorted(set(_ROLES) - {row[0] for row in rows})
+    if missing:
+        raise FailedCheckError(f"The roles {', '.join(missing)} do not exist.", "Run the deploy again.")
+    owning = conn.execute(
+        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE pg_get_userbyid(relowner) = ANY(%s) "
+        "UNION SELECT DISTINCT pg_get_userbyid(nspowner) FROM pg_namespace WHERE pg_get_userbyid(nspowner) = ANY(%s)",
+        (list(_ROLES), list(_ROLES)),
+    ).fetchall()
+    if owning:
+        names = ", ".join(sorted(row[0] for row in owning))
+        raise FailedCheckError(f"A service's role owns something: {names}.", "REASSIGN OWNED to the database's owner.")
+    return f"{', '.join(_ROLES)} exist and own nothing"
+
+
+def _extensions(conn: psycopg.Connection[Any]) -> str:
+    rows = conn.execute("SELECT extname, extversion FROM pg_extension WHERE extname = ANY(%s)", (list(_EXTENSIONS),))
+    found = dict(rows.fetchall())
+    missing = sorted(set(_EXTENSIONS) - set(found))
+    if missing:
+        raise FailedCheckError(f"The extensions {', '.join(missing)} are missing.", "Run the deploy again.")
+    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
+
+
+def _schema(conn: psycopg.Connection[Any]) -> str:
     try:
-        with psycopg.connect(**connection_parameters(settings, secrets, "mcpstack-doctor")) as conn:
-            row = conn.execute(
-                "SELECT current_user, session_user, rolsuper FROM pg_roles WHERE rolname = session_user"
-            ).fetchone()
-            todo = migrate.status(conn, migrations(), COMPONENT)
+        todo = [f"{name}: {len(todo)}" for name in migrate.COMPONENTS if (todo := migrate.status(conn, name))]
     except migrate.MigrationError as error:
         raise FailedCheckError(str(error), "Run the release that belongs to this database.") from error
-    except (psycopg.Error, OSError) as error:
-        raise FailedCheckError(
-            f"Postgres cannot be used: {database.reason(error)}.", "See that postgres is healthy; run the deploy again."
-        ) from error
-    if row is None or row[2]:
-        raise FailedCheckError("The gateway's login is a superuser.", "Give it an ordinary role; run the deploy again.")
     if todo:
-        raise FailedCheckError(f"{len(todo)} migration(s) are still to do.", "Run mcpstack-admin migrate.")
-    return f"{row[1]} acts as {row[0]}, the schema is up to date"
+        raise FailedCheckError(f"Migrations are still to do ({', '.join(todo)}).", "Run mcpstack-admin migrate.")
+    return "up to date"
 
 
-def _valkey(settings: Settings, secrets: Secrets) -> str:
-    context = ssl.create_default_context(cafile=str(settings.tls_ca_file))
-    password = secrets.valkey_password.read()
-    fix = "See that valkey is healthy; run the deploy again."
-    try:
-        with (
-            socket.create_connection((settings.valkey_host, settings.valkey_port), timeout=3) as plain,
-            context.wrap_socket(plain, server_hostname=settings.valkey_host) as sock,
-        ):
-            key = settings.valkey_prefix + "doctor"
-            for words, good in (
-                (("AUTH", settings.valkey_user, password), b"+OK"),
-                (("EVAL", "return redis.call('TIME')[1]", "0"), b"$"),
-                (("HMGET", key, "n"), b"*"),
-            ):
-                parts = [f"*{len(words)}", *(part for word in words for part in (f"${len(word)}", word))]
-                sock.sendall(("\r\n".join(parts) + "\r\n").encode())
-                answer = sock.recv(4096)
-                if not answer.startswith(good):
-                    code = answer[1:].split(b" ")[0][:20].decode("ascii", "replace")
-                    raise FailedCheckError(f"Valkey refuses {words[0]} for user {settings.valkey_user}: {code}.", fix)
-    except ssl.SSLCertVerificationError as error:
-        raise FailedCheckError(f"Valkey's certificate is not trusted: {error.verify_message}.", fix) from error
-    except OSError as error:
-        raise FailedCheckError(f"Valkey cannot be reached: {error.strerror or 'no answer'}.", fix) from error
-    return f"user {settings.valkey_user} may run the limiter"
+def _partitions(conn: psycopg.Connection[Any]) -> str:
+    """Nothing is lost without them, but rows that pile up in a default partition never go away in one piece."""
+    if not conn.execute("SELECT to_regclass('gateway.audit_log') IS NOT NULL").fetchone() == (True,):
+        raise FailedCheckError("There is no audit log yet.", "Run mcpstack-admin migrate.")
+    row = conn.execute(
+        "SELECT to_regclass(format('gateway.audit_log_%s', "
+        "to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month', 'YYYYMM'))) IS NOT NULL"
+    ).fetchone()
+    if row != (True,):
+        raise FailedCheckError(
+            "The audit log has no partition for the next month.", "See that the worker runs its data_cleanup."
+        )
+    return "the audit log has a partition for the next month"
 
 
-def _model_runner(settings: Settings, secrets: Secrets) -> str:
-    fix = "See that model-runner is healthy and that both read the same key."
-    request = urllib.request.Request(  # noqa: S310 - the setting allows http and https only
-        settings.model_url + "/v1/models", headers={"Authorization": f"Bearer {secrets.model_api_key.read()}"}
-    )
+_CHECKS = {
+    "postgres": _login,
+    "roles": _roles,
+    "extensions": _extensions,
+    "schema": _schema,
+    "partitions": _partitions,
+}
+
+
+def _service(name: str, url: str) -> list[dict[str, Any]]:
+    """What a service's /ready says of itself and of everything it depends on."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    fix = f"See that {name} is healthy and its log."
     try:
-        with opener.open(request, timeout=5) as answer:
-            answer.read(65536)
+        with opener.open(f"{url}/ready", timeout=5) as answer:
+            raw = answer.read(65536)
     except urllib.error.HTTPError as error:
-        raise FailedCheckError(f"The model server answers {error.code}.", fix) from error
-    except (OSError, ValueError) as error:
-        raise FailedCheckError("The model server cannot be reached.", fix) from error
-    return "it lists its models"
+        raw = error.read(65536)  # a service that is not ready says why with a 503
+    except (OSError, ValueError):
+        return [_fail(name, f"{name} cannot be reached.", fix)]
+    try:
+        said = json.loads(raw)
+        status, parts = _word(said["status"]), dict(said["checks"])
+        found = [_part(f"{name}.{_word(part)}", check, fix) for part, check in sorted(parts.items())]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [_fail(name, f"{name} gives an answer that is not understood.", fix)]
+    head = _pass(name, status) if status == "ready" else _fail(name, f"{name} is {status}.", fix)
+    return [head, *found]
+
+
+def _part(name: str, check: dict[str, Any], fix: str) -> dict[str, Any]:
+    if check["status"] == "up":
+        return _pass(name, "up")
+    reason = "".join(piece for piece in str(check.get("reason") or "no reason given") if piece.isprintable())[:200]
+    return _fail(name, f"{_word(check['status'])}: {reason}", fix)
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise ValueError("not a word")
+    return value

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 from mcpstack import __version__
 from mcpstack.common.errors import CATALOGUE, ApiError
 from mcpstack.gateway import schemas
-from mcpstack.gateway.keys import Key
+from mcpstack.common.keys import Key
 from mcpstack.gateway.limits import refusal
 from mcpstack.gateway.observe import Observe
 from mcpstack.gateway.proxy import Answer

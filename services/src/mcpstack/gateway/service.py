@@ -18,7 +18,7 @@ from mcpstack.common import database
 from mcpstack.common.errors import ApiError
 from mcpstack.common.migrate import MigrationError
 from mcpstack.common.secretfile import SecretError
-from mcpstack.gateway.keys import KeyStore, UnavailableError
+from mcpstack.common.keys import KeyStore, UnavailableError
 from mcpstack.gateway.limits import Limiter
 from mcpstack.gateway.metrics import Metrics
 from mcpstack.gateway.runner import Runner

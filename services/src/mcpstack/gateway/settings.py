@@ -27,7 +27,7 @@ class Settings:
 
     db_host: str = setting("postgres", s.host, "Postgres; its certificate must carry this name")
     db_port: int = setting("5432", s.whole(1, 65535), "Postgres port")
-    db_name: str = setting("gateway", s.name, "Database")
+    db_name: str = setting("mcpstack", s.name, "Database")
     db_login_file: Path = setting("/run/secrets/gateway-db/current", s.path, "File: user:password")
 
     valkey_host: str = setting("valkey", s.host, "Valkey; its certificate must carry this name")
