@@ -28,18 +28,32 @@ CATALOGUE: dict[str, Kind] = {
         400, "invalid_request_error", ("Use a model that supports this; GET /v1/models lists them.",)
     ),
     "model_rejected_request": Kind(400, "invalid_request_error", ("Correct the request as the message says.",)),
+    "invalid_arguments": Kind(
+        400,
+        "invalid_request_error",
+        ("Correct the argument named in param.", "The tool's inputSchema says what it takes."),
+    ),
+    "arguments_too_complex": Kind(400, "invalid_request_error", ("Send fewer or smaller arguments.",)),
     "missing_api_key": Kind(401, "authentication_error", ("Send Authorization: Bearer and your API key.",)),
     "invalid_api_key": Kind(
         401, "authentication_error", ("Check that the whole key was copied.", "Ask the operator for a new key.")
     ),
+    "invalid_token": Kind(
+        401, "authentication_error", ("Get a new access token.", "WWW-Authenticate names where and for which scopes.")
+    ),
     "expired_api_key": Kind(401, "authentication_error", ("Ask the operator for a new key.",)),
     "insufficient_scope": Kind(403, "permission_error", ("Ask the operator for a key with the scope in param.",)),
+    "origin_not_allowed": Kind(403, "permission_error", ("Ask the operator to allow this web site's origin.",)),
+    "tool_quarantined": Kind(403, "permission_error", ("Ask the operator to review and approve the tool.",)),
+    "tool_disabled": Kind(403, "permission_error", ("Use another tool; GET /v1/tools lists them.",)),
     "not_found": Kind(404, "invalid_request_error", ("Check the path and the base URL: it ends in /v1.",)),
     "model_not_found": Kind(404, "invalid_request_error", ("GET /v1/models lists the models.",)),
     "unsupported_endpoint": Kind(404, "invalid_request_error", ("Use POST /v1/chat/completions.",)),
+    "tool_not_found": Kind(404, "invalid_request_error", ("GET /v1/tools lists the tools.",)),
     "method_not_allowed": Kind(405, "invalid_request_error", ("Use a method from the Allow header.",)),
     "request_timeout": Kind(408, "invalid_request_error", ("Send the body without pauses.",)),
     "request_too_large": Kind(413, "invalid_request_error", ("Send a smaller body.", "Split the input.")),
+    "misdirected_request": Kind(421, "invalid_request_error", ("Use the host name the operator published.",)),
     "rate_limit_exceeded": Kind(
         429, "rate_limit_error", ("Wait as long as Retry-After says.", "Ask the operator for a higher limit.")
     ),
@@ -49,14 +63,25 @@ CATALOGUE: dict[str, Kind] = {
     "queue_full": Kind(429, "rate_limit_error", ("Try again as Retry-After says.", "Use another model."), 2),
     "internal_error": Kind(500, "server_error", ("Try again.", "Give the request_id to the operator.")),
     "model_runner_error": Kind(502, "server_error", ("Try again.", "Give the request_id to the operator.")),
+    "tool_server_error": Kind(502, "server_error", ("Try again.", "Give the request_id to the operator.")),
+    "tool_server_refused": Kind(502, "server_error", ("Ask the operator: the server's entry needs a change.",)),
+    "tool_schema_unusable": Kind(502, "server_error", ("Ask the operator: the tool's definition needs a change.",)),
+    "tool_result_too_large": Kind(502, "server_error", ("Ask the tool for less: a part, a page, fewer results.",)),
     "model_runner_unavailable": Kind(
         503, "server_error", ("Try again as Retry-After says.", "Ask the operator: GET /ready names the cause."), 5
     ),
     "queue_timeout": Kind(503, "server_error", ("Try again as Retry-After says.", "Use another model."), 5),
+    "tool_server_unavailable": Kind(
+        503, "server_error", ("Try again as Retry-After says.", "GET /v1/servers shows the server's state."), 5
+    ),
+    "tool_server_busy": Kind(503, "server_error", ("Try again as Retry-After says.",), 1),
     "auth_unavailable": Kind(503, "server_error", ("Try again as Retry-After says.",), 5),
     "shutting_down": Kind(503, "server_error", ("Try again as Retry-After says.",), 2),
     "model_runner_timeout": Kind(
         504, "server_error", ('Use "stream": true for long answers.', "Lower max_tokens.", "Try again later.")
+    ),
+    "tool_timeout": Kind(
+        504, "server_error", ("Ask the tool for less at once.", "Ask the operator for a longer timeout.")
     ),
 }
 
