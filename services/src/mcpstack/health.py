@@ -1,15 +1,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The container's health check: does the gateway in this container answer?
+"""The container's health check: does the service in this container answer?
+
+    python -m mcpstack.health [PORT]
 
 A check runs every few seconds for ever, so this module imports nothing but sockets: it asks /health on
-loopback and exits 0 on a 200, 1 on anything else.
+loopback and exits 0 on a 200, 1 on anything else. Without a port it is the gateway's.
 """
 
 import os
 import socket
 import sys
+from collections.abc import Sequence
 
 
 def probe(port: int, timeout: float = 2.0) -> str | None:
@@ -32,9 +35,10 @@ def probe(port: int, timeout: float = 2.0) -> str | None:
     return None
 
 
-def main() -> int:
-    port = os.environ.get("GATEWAY_PORT", "8000")
-    problem = probe(int(port)) if port.isascii() and port.isdigit() else f"GATEWAY_PORT {port!r} is not a number."
+def main(argv: Sequence[str] = ()) -> int:
+    port = argv[0] if argv else os.environ.get("GATEWAY_PORT", "8000")
+    usable = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    problem = probe(int(port)) if usable else f"{port!r} is not a port."
     if problem:
         sys.stderr.write(problem + "\n")
         return 1
@@ -42,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
