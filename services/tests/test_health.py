@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+
 import support
 
 
