@@ -57,6 +57,14 @@ CATALOGUE: dict[str, Kind] = {
     "rate_limit_exceeded": Kind(
         429, "rate_limit_error", ("Wait as long as Retry-After says.", "Ask the operator for a higher limit.")
     ),
+    "budget_exceeded": Kind(
+        429, "rate_limit_error", ("Wait as long as Retry-After says.", "GET /v1/usage shows what was used.")
+    ),
+    "request_exceeds_limit": Kind(
+        429,
+        "rate_limit_error",
+        ("Lower max_tokens.", "Send a shorter prompt.", "Ask the operator for a higher limit."),
+    ),
     "concurrency_limit_exceeded": Kind(
         429, "rate_limit_error", ("Wait for one of your running requests to end.",), retry_after=1
     ),
@@ -76,6 +84,7 @@ CATALOGUE: dict[str, Kind] = {
     ),
     "tool_server_busy": Kind(503, "server_error", ("Try again as Retry-After says.",), 1),
     "auth_unavailable": Kind(503, "server_error", ("Try again as Retry-After says.",), 5),
+    "usage_unavailable": Kind(503, "server_error", ("Try again as Retry-After says.",), 5),
     "shutting_down": Kind(503, "server_error", ("Try again as Retry-After says.",), 2),
     "model_runner_timeout": Kind(
         504, "server_error", ('Use "stream": true for long answers.', "Lower max_tokens.", "Try again later.")
