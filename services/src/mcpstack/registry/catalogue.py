@@ -10,7 +10,6 @@ so that nothing is lost or added between the two.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,26 +59,14 @@ class Caller(Protocol):
         """clientCapabilities the caller declared."""
 
     @property
-    def interactive(self) -> bool:
-        """Whether `ask` can work: a session of the older era with an open channel."""
+    def meta(self) -> Mapping[str, Any]:
+        """`_meta` of his request that is meant for the outside server: log level, progress token, trace context."""
 
     async def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Pass on notifications/progress or notifications/message that belong to the request."""
 
-    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask the caller: elicitation/create, sampling/createMessage or roots/list. mcp.MCPError when he cannot."""
-
-
-class Link(Protocol):
-    """A conversation with one outside server on behalf of one caller."""
-
-    async def request(self, method: str, params: Mapping[str, Any], caller: Caller) -> dict[str, Any]:
-        """The result as it came. mcp.MCPError for an error the outside server gave, ApiError for every other one.
-
-        `params` are the caller's, without `_meta` keys that belong to his connection; a `_meta` in it (log level,
-        progress token, trace context) is meant for the outside server. A result may be `input_required` when
-        the caller is not `interactive`, and the parameters of his next try are passed on the same way.
-        """
+    async def ask(self, method: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Ask the caller: elicitation/create, sampling/createMessage or roots/list. None when he cannot be asked."""
 
 
 class Catalogue(Protocol):
@@ -90,9 +77,20 @@ class Catalogue(Protocol):
         """[{"name", "title", "description", "status", "tools"}], ordered by name."""
 
     async def call_tool(
-        self, who: Principal, server: str, tool: str, arguments: Mapping[str, Any], caller: Caller
+        self,
+        who: Principal,
+        server: str,
+        tool: str,
+        arguments: Mapping[str, Any],
+        caller: Caller,
+        more: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """A CallToolResult of an approved tool, as it came. ApiError otherwise (tool_not_found, ...)."""
+        """A CallToolResult of an approved tool, as it came: checked for its form, counted, recorded.
+
+        `more` is added to the request's parameters: inputResponses and requestState of a call that goes on. The
+        result of an outside server that speaks the newer era may be `input_required`.
+        mcp.MCPError for an error the outside server gave, ApiError for every other one (tool_not_found, ...).
+        """
 
     async def call_tool_summarized(
         self,
@@ -108,9 +106,11 @@ class Catalogue(Protocol):
     async def members(self, name: str) -> Members | None:
         """What /mcp/NAME shows, or None when there is no such server or set."""
 
-    def link(self, who: Principal, server: str, caller: Caller) -> AbstractAsyncContextManager[Link]:
-        """Open a conversation with an outside server; closed when the caller's session or request is over.
+    async def request(
+        self, who: Principal, server: str, method: str, params: Mapping[str, Any], caller: Caller
+    ) -> dict[str, Any]:
+        """Any other request of a mirror (prompts/get, resources/read, completion/complete, ...), passed through.
 
-        `caller` is who is there when it is opened; each request names its own.
-        A tool call goes through the same checks, limits and records as `call_tool`.
+        `params` are the caller's without what belongs to his connection. mcp.MCPError for an error the outside
+        server gave, ApiError for every other one.
         """

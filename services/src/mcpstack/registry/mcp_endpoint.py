@@ -1,0 +1,312 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The MCP endpoint: /mcp and /mcp/NAME, both protocol eras, behind host names, credentials, scopes and a body limit.
+
+What is checked before the SDK sees a request: Host and Origin, who asks, whether he may, how large the body is. What
+the SDK does: the protocol, including that Mcp-Method, Mcp-Name and the version say the same as the body.
+
+/mcp keeps nothing between requests in either era, so that any replica can answer any of them. /mcp/NAME keeps a
+session for clients of the older era: an outside server may have to ask them something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from mcp.server import Server
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, AuthorizationContext
+from mcp.server.auth.provider import AccessToken
+from mcp.server.streamable_http import StreamableHTTPServerTransport
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from mcpstack.common.errors import ApiError
+from mcpstack.registry import mcp_front, mcp_sets
+from mcpstack.registry.auth import WELL_KNOWN, Authenticator
+from mcpstack.registry.catalogue import Catalogue
+from mcpstack.registry.mcp_exchange import KEY, Exchange, current
+from mcpstack.registry.mcp_settings import LOOPBACK, McpSettings
+from mcpstack.registry.principal import CALL, READ, SCOPES, Principal
+
+log = logging.getLogger(__name__)
+
+# Called with everybody who was let in: rate limits. Raises ApiError, or returns headers for the answer.
+Admit = Callable[[Principal], Awaitable[list[tuple[bytes, bytes]]]]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}", re.ASCII)
+_METHODS = re.compile(r"[A-Za-z0-9_/]{1,64}", re.ASCII)
+_TOOL = re.compile(r"[\x21-\x7e]{1,192}", re.ASCII)
+
+
+class _Sessions(StreamableHTTPSessionManager):
+    """Sessions of the older era, with a share for each caller of its own: nobody can take all of them."""
+
+    def __init__(self, app: Server[Any], each: int, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._each = each
+
+    def _admit_session(self, requestor: AuthorizationContext | None) -> StreamableHTTPServerTransport | None:
+        if sum(owner == requestor for owner in self._session_owners.values()) >= self._each:
+            return None
+        return super()._admit_session(requestor)
+
+
+class McpEndpoint:
+    def __init__(
+        self,
+        settings: McpSettings,
+        authenticator: Authenticator,
+        catalogue: Catalogue,
+        admit: Admit | None = None,
+    ) -> None:
+        self._settings = settings
+        self._auth = authenticator
+        self._catalogue = catalogue
+        self._admit = admit
+        self._names = frozenset(settings.server_names)
+        self._origins = frozenset(origin.lower() for origin in (*settings.mcp_origins, settings.origin))
+        self._front = StreamableHTTPSessionManager(
+            mcp_front.Front(catalogue).server, stateless=True, max_request_body_size=settings.mcp_max_body_bytes
+        )
+        self._sets = _Sessions(
+            mcp_sets.Sets(catalogue).server,
+            settings.mcp_max_sessions_each,
+            max_sessions=settings.mcp_max_sessions,
+            session_idle_timeout=settings.mcp_session_idle,
+            max_request_body_size=settings.mcp_max_body_bytes,
+        )
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Around the life of the application; once for each endpoint."""
+        async with self._front.run(), self._sets.run():
+            yield
+
+    # ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        request_id = _request_id(scope)
+        fields = scope.get("state", {}).get("log", {})
+        try:
+            await self._serve(request, request_id, fields, receive, send)
+        except ApiError as error:
+            fields["code"] = error.code
+            await _answer(error, request_id)(scope, receive, send)
+        except ClientDisconnect:
+            fields["disconnected"] = True  # while sending; nobody reads an answer
+
+    async def _serve(
+        self, request: Request, request_id: str, fields: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        scope = request.scope
+        self.check_host(request)
+        path = scope["path"]
+        name = path.removeprefix("/mcp").removeprefix("/")
+        if name and not NAME.fullmatch(name):
+            raise ApiError("not_found", "There is nothing at this path.")
+        modern = request.headers.get("mcp-protocol-version") in MODERN_PROTOCOL_VERSIONS
+        allowed = ("POST", "GET", "DELETE") if name and not modern else ("POST",)
+        if request.method not in allowed:
+            headers = {"Allow": ", ".join(allowed)}
+            raise ApiError("method_not_allowed", f"{request.method[:16]} is not possible here.", headers=headers)
+        who = await self._auth.authenticate(request, path)
+        fields["principal"] = who.id
+        if not who.scopes.intersection((READ, CALL)):
+            self._auth.require(who, (READ,), path)
+        extra = await self._admit(who) if self._admit is not None else []
+        members = await self._catalogue.members(name) if name else None
+        if name and members is None:
+            suggestions = ("Use /mcp, which finds tools of all servers.", "list_servers names the servers.")
+            raise ApiError("not_found", "There is no server and no set of this name.", suggestions=suggestions)
+        if request.method == "POST":
+            body = await self._body(request)
+            self._check_scope(who, path, *_asked(body, fields))
+            receive = _replay(body, receive)
+        exchange = Exchange(who, request_id, members, fields)
+        # The credential goes no further than this: neither the SDK nor anybody behind it gets to see it.
+        inner = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"authorization"], KEY: exchange}
+        inner["user"] = _user(who)
+        token = current.set(exchange)
+        try:
+            await (self._sets if name else self._front).handle_request(inner, receive, _with_headers(send, extra))
+        finally:
+            current.reset(token)
+
+    def check_host(self, request: Request) -> None:
+        """Against web sites that had their own name resolve to this server (DNS rebinding)."""
+        self._check_name(request)
+        given = request.headers.getlist("origin")
+        if given and not (len(given) == 1 and self._own(given[0].lower())):
+            raise ApiError("origin_not_allowed", "This web site may not use the tools.")
+
+    def _check_name(self, request: Request) -> None:
+        if _hostname(request.headers.getlist("host")) not in self._names:
+            raise ApiError("misdirected_request", "This server is not known by the name in the Host header.")
+
+    def _own(self, origin: str) -> bool:
+        if origin in self._origins:
+            return True
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
+        plain = parts.scheme == "http" and parts.hostname in LOOPBACK
+        shape = re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin, re.ASCII)
+        return shape is not None and (parts.scheme == "https" or plain) and parts.hostname in self._names
+
+    async def _body(self, request: Request) -> bytes:
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media != "application/json":
+            raise ApiError("unsupported_content_type", "The body must be sent as application/json.")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError("unsupported_content_type", "The body must be sent without Content-Encoding.")
+        limit = self._settings.mcp_max_body_bytes
+        too_large = ApiError("request_too_large", f"The body is larger than {limit} bytes.")
+        length = request.headers.get("content-length", "0")
+        if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > limit):
+            raise too_large
+        pieces, size = [], 0
+        try:
+            async with asyncio.timeout(self._settings.mcp_body_timeout):
+                async for piece in request.stream():
+                    size += len(piece)
+                    if size > limit:
+                        raise too_large
+                    pieces.append(piece)
+        except TimeoutError:
+            seconds = self._settings.mcp_body_timeout
+            raise ApiError(
+                "request_timeout", f"The body did not arrive within {seconds:g} s.", headers={"Connection": "close"}
+            ) from None
+        return b"".join(pieces)
+
+    def _check_scope(self, who: Principal, path: str, method: str, tool: str) -> None:
+        scope = mcp_sets.scope_for(method)
+        if method == "tools/call" and path == "/mcp":
+            scope = mcp_front.SCOPE_OF.get(tool, READ)
+        if scope is not None:
+            self._auth.require(who, (scope,), path)
+
+    # What a client reads before it has a token (RFC 9728)
+
+    async def metadata(self, request: Request) -> Response:
+        try:
+            path = self._metadata_path(request)
+        except ApiError as error:
+            return _answer(error, _request_id(request.scope))
+        # Public, and read by clients in browsers from everywhere.
+        open_to_all = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "*"}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=open_to_all | {"Access-Control-Allow-Methods": "GET"})
+        return JSONResponse(
+            {
+                "resource": f"{self._settings.origin}{path}",
+                "authorization_servers": list(self._auth.issuers),
+                "scopes_supported": list(SCOPES),
+                "bearer_methods_supported": ["header"],
+                "resource_name": "mcpstack tool registry",
+            },
+            headers=open_to_all | {"Cache-Control": "public, max-age=300"},
+        )
+
+    def _metadata_path(self, request: Request) -> str:
+        self._check_name(request)
+        path = str(request.scope["path"]).removeprefix(WELL_KNOWN) or "/mcp"
+        if path != "/mcp" and not NAME.fullmatch(path.removeprefix("/mcp/")):
+            raise ApiError("not_found", "There is nothing at this path.")
+        if not self._auth.issuers:
+            message = "There is no authorization server: this server takes API keys only."
+            raise ApiError("not_found", message, suggestions=("Ask the operator for an API key.",))
+        return path
+
+
+def add_routes(app: FastAPI, endpoint: McpEndpoint) -> None:
+    """/mcp, /mcp/NAME and the metadata of both. The application enters `endpoint.run()` in its lifespan."""
+    for path in ("/mcp", "/mcp/{name}"):
+        app.router.routes.append(Route(path, endpoint, include_in_schema=False))
+    for path in (WELL_KNOWN, f"{WELL_KNOWN}/mcp", f"{WELL_KNOWN}/mcp/{{name}}"):
+        methods = ["GET", "OPTIONS"]
+        app.router.routes.append(Route(path, endpoint.metadata, methods=methods, include_in_schema=False))
+
+
+def _hostname(given: list[str]) -> str | None:
+    """The host of exactly one well-formed Host header, without its port."""
+    match = re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", given[0]) if len(given) == 1 else None
+    return match[1].strip("[]").lower() if match else None
+
+
+def _asked(body: bytes, fields: dict[str, Any]) -> tuple[str, str]:
+    """(method, tool name) of a request; empty where there is none, which is for the SDK to refuse."""
+    try:
+        message = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        return "", ""
+    if not isinstance(message, dict):
+        return "", ""
+    method, params = message.get("method"), message.get("params")
+    name = params.get("name") if isinstance(params, dict) else None
+    method = method if isinstance(method, str) else ""
+    name = name if isinstance(name, str) and method == "tools/call" else ""
+    if _METHODS.fullmatch(method):
+        fields["mcp_method"] = method
+    if _TOOL.fullmatch(name):
+        fields["tool"] = name
+    return method, name
+
+
+def _user(who: Principal) -> AuthenticatedUser:
+    """Whose session it is, for the SDK: another one's session does not exist for him."""
+    claims = {"iss": who.issuer} if who.issuer else None
+    return AuthenticatedUser(
+        AccessToken(token="-", client_id=who.client or who.id, scopes=[], subject=who.id, claims=claims)  # noqa: S106
+    )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
+    if not extra:
+        return send
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *extra]}
+        await send(message)
+
+    return sent
+
+
+def _request_id(scope: Scope) -> str:
+    found = scope.get("state", {}).get("request_id")
+    return found if isinstance(found, str) else "req_" + secrets.token_hex(12)
+
+
+def _answer(error: ApiError, request_id: str) -> Response:
+    payload = json.dumps(error.body(request_id), separators=(",", ":"))
+    return Response(payload, error.status, error.headers, "application/json")
