@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judges a Dockerfile: IMG-04, IMG-05 and IMG-07, and the secrets that it writes into the image (SEC-15).
+"""Judges a Dockerfile: its bases (IMG-01, IMG-02), IMG-04, IMG-05 and IMG-07, and the secrets that it writes down (SEC-15).
 
 PRIVATE: internal to the collection, may change in any release. Standard library only.
 
@@ -15,6 +15,9 @@ import re
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import Files, Unreadable
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_image import piped_download, written_secrets
+from ansible_collections.mcpstack.platform.plugins.module_utils._checks_image import TABLE as _IMAGE
+from ansible_collections.mcpstack.platform.plugins.module_utils._checks_secret import TABLE as _SECRET
+from ansible_collections.mcpstack.platform.plugins.module_utils._compose_images import judge_image
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_images import NOT_ROOT
 from ansible_collections.mcpstack.platform.plugins.module_utils._dockerfile import (
     DockerfileError,
@@ -25,7 +28,8 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._dockerfile impo
     values,
 )
 
-CHECKS = ("IMG-04", "IMG-05", "IMG-07", "SEC-15")
+CHECKS = ("IMG-01", "IMG-02", "IMG-04", "IMG-05", "IMG-07", "SEC-15")
+TABLE = {check_id: {**_IMAGE, **_SECRET}[check_id] for check_id in CHECKS}
 LIMIT = 1 << 20
 
 _ARCHIVE = re.compile(r"\.(?:tar|tar\.(?:gz|bz2|xz|zst|lz|lzma)|tgz|tbz2?|txz|gz|bz2|xz)[\"']?$", re.IGNORECASE)
@@ -126,6 +130,7 @@ class _Judge:
 
     def all(self) -> None:
         self.audit.decide(*CHECKS)
+        self.bases()
         self.user()
         self.health()
         chain = self.final.chain()
@@ -141,6 +146,25 @@ class _Judge:
                         expand(instruction.text, known) if instruction.word != "RUN" else _shells(instruction)
                     ):
                         self.find("SEC-15", instruction.line, f"{instruction.word} writes down {name}")
+
+    def bases(self) -> None:
+        """Images of others that the build starts from or copies out of; stages of this file are none."""
+        names = {stage.name.lower() for stage in self.stages if stage.name}
+        for stage in self.stages:
+            if stage.parent is None:
+                self.base(stage.base, stage.line)
+            for instruction in stage.instructions:
+                for flag in instruction.flags if instruction.word == "COPY" else ():
+                    source = flag.partition("=")[2] if flag.startswith("--from=") else ""
+                    if source and not source.isdecimal() and source.lower() not in names:
+                        self.base(expand(source, values(stage)), instruction.line)
+
+    def base(self, reference: str, line: int) -> None:
+        if "$" in reference:
+            for check_id in ("IMG-01", "IMG-02"):
+                self.audit.unknown(check_id, f"{self.path}:{line}: {reference} cannot be resolved")
+        elif reference != "scratch":
+            judge_image(self.audit, self.path.rpartition("/")[2], f"{self.path}:{line}", reference, False, ())
 
     def user(self) -> None:
         instruction, base = self.final.last("USER"), self.final.chain()[-1].base
@@ -210,7 +234,7 @@ class _Judge:
 
 
 def audit_dockerfile(audit: Audit, path: str, files: Files) -> None:
-    """Judge one file; ``audit`` has ``CHECKS``. A file that cannot be read leaves them unknown."""
+    """Judge one file; ``audit`` has ``TABLE``. A file that cannot be read leaves them unknown."""
     try:
         stages = parse(files.text(path, LIMIT))
     except (Unreadable, DockerfileError) as error:

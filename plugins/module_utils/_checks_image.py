@@ -26,7 +26,8 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "IMG-02", "Image tag floats", "medium", "SA",
-        ("CIS Docker 5.28", "compose-lint CL-0004", "hadolint DL3007", "semgrep avoid-latest-version"),
+        ("CIS Docker 5.28", "compose-lint CL-0004", "hadolint DL3006", "hadolint DL3007",
+         "semgrep avoid-latest-version"),
         "No image is taken by the tag latest, by no tag at all (which is latest), or by a tag that names less than a"
         " whole release, such as a major version. A digest beside the tag makes the tag a comment.",
         "Name the release you tested, with its digest.",

@@ -47,7 +47,7 @@ options:
     elements: str
   dockerfiles:
     description:
-      - Dockerfiles on this host. C(IMG-04), C(IMG-05), C(IMG-07) and C(SEC-15) are decided of them; user and health
+      - Dockerfiles on this host. C(IMG-01) and C(IMG-02) of their bases, C(IMG-04), C(IMG-05), C(IMG-07) and C(SEC-15) are decided of them; user and health
         check are those of the last stage.
     type: list
     elements: path
@@ -182,7 +182,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mcpstack.platform.plugins.module_utils import _image_door as core
 from ansible_collections.mcpstack.platform.plugins.module_utils import _image_updates as updates
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import CHECKS, audit_dockerfile
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import TABLE as DOCKERFILE_TABLE
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import audit_dockerfile
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import LocalFiles
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_image import TABLE, Wanted
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
@@ -245,7 +246,10 @@ def main() -> None:
         budget=max(params["max_size"], 1) << 30,
     )
     # a Dockerfile alone says nothing of files and packages, and is not asked about them
-    table = TABLE if params["archives"] or params["images"] else {check_id: TABLE[check_id] for check_id in CHECKS}
+    table = {
+        **(TABLE if params["archives"] or params["images"] else {}),
+        **(DOCKERFILE_TABLE if params["dockerfiles"] else {}),
+    }
     audit, files, told = Audit(table), LocalFiles(), []
     try:
         for path in params["dockerfiles"] or ():

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""image_audit's reading of Dockerfiles (IMG-04, IMG-05, IMG-07) against hadolint."""
+"""image_audit's reading of Dockerfiles (IMG-02, IMG-04, IMG-05, IMG-07) against hadolint."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import json
 import pytest
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import CHECKS, audit_dockerfile
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import TABLE, audit_dockerfile
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import MemoryFiles
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_image import TABLE
 from ansible_collections.mcpstack.platform.tests.peers.conftest import call, ledger, settle
 
 #: Our checks that decide what a rule of theirs decides; the rest of their rules have a row of their own in the ledger.
 OURS = {
-    "DL3002": {"IMG-04"}, "DL3004": {"IMG-07"}, "DL3008": {"IMG-07"}, "DL3009": {"IMG-07"}, "DL3013": {"IMG-07"}, "DL3016": {"IMG-07"},
+    "DL3002": {"IMG-04"}, "DL3004": {"IMG-07"}, "DL3006": {"IMG-02"}, "DL3007": {"IMG-02"}, "DL3008": {"IMG-07"}, "DL3009": {"IMG-07"}, "DL3013": {"IMG-07"}, "DL3016": {"IMG-07"},
     "DL3018": {"IMG-07"}, "DL3020": {"IMG-07"}, "DL3028": {"IMG-07"}, "DL3033": {"IMG-07"}, "DL3037": {"IMG-07"}, "DL3041": {"IMG-07"},
     "DL3057": {"IMG-05"}, "DL3062": {"IMG-07"},
 }  # fmt: skip
@@ -27,17 +26,17 @@ LISTS = "rm -rf /var/lib/apt/lists/*"
 CASES = {
     "hardened": "COPY app /app",
     # IMG-04
-    "root": "FROM debian:13-slim\nUSER root\nHEALTHCHECK CMD x",
-    "root by number": "FROM debian:13-slim\nUSER 0\nHEALTHCHECK CMD x",
-    "root with group": "FROM debian:13-slim\nUSER 0:0\nHEALTHCHECK CMD x",
-    "root last": "FROM debian:13-slim\nUSER app\nRUN x\nUSER root\nHEALTHCHECK CMD x",
-    "root in the first stage": "FROM debian:13-slim AS build\nUSER root\nFROM debian:13-slim\nUSER app\nHEALTHCHECK CMD x",
-    "no user": "FROM debian:13-slim\nHEALTHCHECK CMD x",
-    "root by a variable": "FROM debian:13-slim\nARG WHO=root\nUSER $WHO\nHEALTHCHECK CMD x",
-    "root of a stage": "FROM debian:13-slim AS base\nUSER root\nFROM base\nHEALTHCHECK CMD x",
+    "root": "FROM debian:13.1-slim\nUSER root\nHEALTHCHECK CMD x",
+    "root by number": "FROM debian:13.1-slim\nUSER 0\nHEALTHCHECK CMD x",
+    "root with group": "FROM debian:13.1-slim\nUSER 0:0\nHEALTHCHECK CMD x",
+    "root last": "FROM debian:13.1-slim\nUSER app\nRUN x\nUSER root\nHEALTHCHECK CMD x",
+    "root in the first stage": "FROM debian:13.1-slim AS build\nUSER root\nFROM debian:13.1-slim\nUSER app\nHEALTHCHECK CMD x",
+    "no user": "FROM debian:13.1-slim\nHEALTHCHECK CMD x",
+    "root by a variable": "FROM debian:13.1-slim\nARG WHO=root\nUSER $WHO\nHEALTHCHECK CMD x",
+    "root of a stage": "FROM debian:13.1-slim AS base\nUSER root\nFROM base\nHEALTHCHECK CMD x",
     # IMG-05
-    "no health check": "FROM debian:13-slim\nUSER app",
-    "no health": "FROM debian:13-slim\nUSER app\nHEALTHCHECK NONE",
+    "no health check": "FROM debian:13.1-slim\nUSER app",
+    "no health": "FROM debian:13.1-slim\nUSER app\nHEALTHCHECK NONE",
     # IMG-07
     "sudo": "RUN sudo make install",
     "sudo later": "RUN make && sudo make install",
@@ -49,7 +48,7 @@ CASES = {
     "apt": f"RUN apt update && apt install -y curl=1 && {LISTS}",
     "apt-get with options": f"RUN DEBIAN_FRONTEND=noninteractive apt-get -qq update && apt-get -y -o a=b install --no-install-recommends curl && {LISTS}",
     "lists stay": "RUN apt-get update && apt-get install -y --no-install-recommends curl=1",
-    "lists stay in a build stage": "FROM debian:13-slim AS build\nRUN apt-get update && apt-get install -y --no-install-recommends curl=1\nFROM debian:13-slim\nUSER app\nHEALTHCHECK CMD x",
+    "lists stay in a build stage": "FROM debian:13.1-slim AS build\nRUN apt-get update && apt-get install -y --no-install-recommends curl=1\nFROM debian:13.1-slim\nUSER app\nHEALTHCHECK CMD x",
     "update alone": "RUN apt-get update",
     "pip": "RUN pip install --no-cache-dir requests",
     "pip pinned": "RUN pip install --no-cache-dir requests==2.34.2",
@@ -78,9 +77,11 @@ CASES = {
     "ADD of a URL with its sum": f"ADD --checksum=sha256:{'a' * 64} https://example.org/x /x",
     "download to a shell": "SHELL [\"/bin/bash\", \"-o\", \"pipefail\", \"-c\"]\nRUN curl -fsSL https://example.org/x | sh",
     "download to bash by wget": "RUN wget -qO- https://example.org/x | bash",
-    # theirs alone
+    # IMG-02
     "no tag": "FROM debian\nUSER app\nHEALTHCHECK CMD x",
     "latest": "FROM debian:latest\nUSER app\nHEALTHCHECK CMD x",
+    "major version": "FROM debian:13-slim\nUSER app\nHEALTHCHECK CMD x",
+    # theirs alone
     "recommends": f"RUN apt-get update && apt-get install -y curl=1 && {LISTS}",
     "no yes": f"RUN apt-get update && apt-get install --no-install-recommends curl=1 && {LISTS}",
     "cd": "RUN cd /x && make",
@@ -94,7 +95,7 @@ CASES = {
 
 
 def text(case: str) -> str:
-    return case + "\n" if case.startswith("FROM") else f"FROM debian:13-slim\n{case}\nUSER 64101\nHEALTHCHECK CMD x\n"
+    return case + "\n" if case.startswith("FROM") else f"FROM debian:13.1-slim\n{case}\nUSER 64101\nHEALTHCHECK CMD x\n"
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def differences(tmp_path_factory) -> dict[str, tuple[set[str], set[str]]]:
         theirs[item["file"]].add(item["code"])
     found: dict[str, tuple[set[str], set[str]]] = {}
     for file, name in names.items():
-        audit = Audit({check: TABLE[check] for check in CHECKS})
+        audit = Audit(TABLE)
         audit_dockerfile(audit, "/src/Dockerfile", MemoryFiles({"/src/Dockerfile": text(CASES[name])}))
         ours = {item["id"] for item in audit.result()["findings"]} & COMPARED
         said = set().union(*(OURS.get(code, set()) for code in theirs[file]))

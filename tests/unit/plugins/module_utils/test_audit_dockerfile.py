@@ -9,22 +9,29 @@ import random
 import pytest
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Audit
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import CHECKS, audit_dockerfile
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import TABLE, audit_dockerfile
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import MemoryFiles
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_image import TABLE
 from ansible_collections.mcpstack.platform.plugins.module_utils._dockerfile import DockerfileError, parse
 
+PINNED = f"debian:13.1-slim@sha256:{'a' * 64}"
 END = 'USER 1000\nHEALTHCHECK CMD ["app", "--ready"]\nCMD ["app"]\n'
 
 
 def judge(text):
-    audit = Audit({check_id: TABLE[check_id] for check_id in CHECKS})
+    audit = Audit(TABLE)
     audit_dockerfile(audit, "/src/Dockerfile", MemoryFiles({"/src/Dockerfile": text}))
     return audit.result()
 
 
-def found(text):
+BASES = ("IMG-01", "IMG-02")  # of their own below; everywhere else the base is a bystander
+
+
+def every(text):
     return [(item["id"], int(item["where"].rpartition(":")[2]), item["evidence"]) for item in judge(text)["findings"]]
+
+
+def found(text):
+    return [item for item in every(text) if item[0] not in BASES]
 
 
 def states(text):
@@ -33,11 +40,38 @@ def states(text):
 
 def step(line):
     """A file that is fine but for one step, on line 2."""
-    return f"FROM debian:trixie-slim\n{line}\n{END}"
+    return f"FROM {PINNED}\n{line}\n{END}"
 
 
 def test_a_good_file_passes():
     assert set(states(step("COPY app /app")).values()) == {"pass"}
+
+
+# -- IMG-01, IMG-02 -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("FROM debian", [("IMG-02", 1, "debian: no tag, which is latest")]),
+        ("FROM debian:latest", [("IMG-02", 1, "debian:latest: tag latest is moved with every release")]),
+        ("FROM debian:13-slim", [("IMG-02", 1, "debian:13-slim: tag 13-slim names a major version, not one release")]),
+        ("FROM debian:13.1-slim", [("IMG-01", 1, "debian:13.1-slim: a tag without a digest")]),
+        ("ARG V=latest\nFROM debian:$V", [("IMG-02", 2, "debian:latest: tag latest is moved with every release")]),
+        (f"FROM golang AS build\nFROM {PINNED}", [("IMG-02", 1, "golang: no tag, which is latest")]),
+        (f"FROM {PINNED}\nCOPY --from=busybox /bin/x /x", [("IMG-02", 2, "busybox: no tag, which is latest")]),
+        (f"FROM --platform=linux/arm64 {PINNED}", []),
+        ("FROM scratch", []),
+        (f"FROM {PINNED} AS build\nRUN x\nFROM build\nCOPY --from=BUILD /x /x\nCOPY --from=0 /y /y", []),
+    ],
+)  # fmt: skip
+def test_bases(lines, expected):
+    assert every(f"{lines}\n{END}") == expected
+
+
+def test_a_base_that_cannot_be_resolved_is_not_decided():
+    answer = states(f"ARG BASE\nFROM $BASE\n{END}")
+    assert (answer["IMG-01"], answer["IMG-02"], answer["IMG-07"]) == ("unknown", "unknown", "pass")
 
 
 # -- IMG-04 ---------------------------------------------------------------------------------------------------------

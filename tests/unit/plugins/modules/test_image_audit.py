@@ -96,10 +96,19 @@ def test_a_lock_that_is_none_is_a_sentence(call, archive, tmp_path):
 
 
 def test_a_dockerfile_alone_is_asked_only_what_it_can_answer(call, tmp_path):
-    (tmp_path / "Dockerfile").write_text("FROM debian:trixie-slim\nHEALTHCHECK CMD app\nCMD app\n")
+    (tmp_path / "Dockerfile").write_text("FROM debian:13.1-slim\nHEALTHCHECK CMD app\nCMD app\n")
     answer = call(image_audit, {"dockerfiles": [str(tmp_path / "Dockerfile")]})
-    assert [(i["id"], i["where"]) for i in answer["findings"]] == [("IMG-04", f"{tmp_path}/Dockerfile:1")]
-    assert states(answer) == {"IMG-04": "fail", "IMG-05": "pass", "IMG-07": "pass", "SEC-15": "pass"}
+    assert [(i["id"], i["where"]) for i in answer["findings"]] == [
+        (i, f"{tmp_path}/Dockerfile:1") for i in ("IMG-04", "IMG-01")
+    ]
+    assert states(answer) == {
+        "IMG-01": "fail",
+        "IMG-02": "pass",
+        "IMG-04": "fail",
+        "IMG-05": "pass",
+        "IMG-07": "pass",
+        "SEC-15": "pass",
+    }
 
 
 # -- an engine --------------------------------------------------------------------------------------------------------
