@@ -24,6 +24,10 @@ SCHEMA_BYTES = 65536
 SCHEMA_DEPTH = 32
 ARGUMENTS = 2000
 
+#: What a definition consists of, beside its name. `extra` holds the members that are only passed on.
+PARTS = ("title", "description", "input_schema", "output_schema", "annotations", "extra")
+_EXTRA = ("icons", "execution")
+
 SERVER_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z", re.ASCII)
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z", re.ASCII)
 _MARK = re.compile(r"[^\x20-\x7e]")
@@ -42,21 +46,25 @@ class Definition:
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None
     annotations: dict[str, Any] | None
+    extra: dict[str, Any] | None
     arguments: str
     def_hash: str
     content_hash: str
 
     def document(self) -> dict[str, Any]:
         """As it is kept while it waits for approval."""
-        return {
-            "title": self.title,
-            "description": self.description,
-            "input_schema": self.input_schema,
-            "output_schema": self.output_schema,
-            "annotations": self.annotations,
-            "arguments": self.arguments,
-            "content_hash": self.content_hash,
-        }
+        return {name: getattr(self, name) for name in (*PARTS, "arguments", "content_hash")}
+
+
+def wire(name: str, parts: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name}
+    if parts["title"]:
+        found["title"] = parts["title"]
+    found |= {"description": parts["description"], "inputSchema": parts["input_schema"]}
+    for key, part in (("outputSchema", "output_schema"), ("annotations", "annotations")):
+        if parts[part] is not None:
+            found[key] = parts[part]
+    return found | (parts["extra"] or {})
 
 
 def public_name(server: str, tool: str) -> str:
@@ -89,7 +97,7 @@ def read(raw: Mapping[str, Any]) -> Definition:
         raise DefinitionError("the name must be 1 to 128 letters, digits, _, . or -")
     kept = {
         key: raw[key]
-        for key in ("title", "description", "inputSchema", "outputSchema", "annotations")
+        for key in ("title", "description", "inputSchema", "outputSchema", "annotations", *_EXTRA)
         if raw.get(key) is not None
     }
     for key in ("title", "description"):
@@ -98,8 +106,10 @@ def read(raw: Mapping[str, Any]) -> Definition:
     schema = kept.get("inputSchema")
     if not isinstance(schema, dict):
         raise DefinitionError("inputSchema must be an object")
+    extra = {key: kept[key] for key in _EXTRA if key in kept}
     for key in ("inputSchema", "outputSchema", "annotations"):
         _check_json(key, kept.get(key))
+    _check_json("icons and execution", extra)
     title = clean(kept.get("title", ""), TITLE)
     description = clean(kept.get("description", ""), DESCRIPTION)
     input_schema = _clean_json(schema)
@@ -111,6 +121,7 @@ def read(raw: Mapping[str, Any]) -> Definition:
         input_schema=input_schema,
         output_schema=_clean_json(kept.get("outputSchema")),
         annotations=_clean_json(kept.get("annotations")),
+        extra=_clean_json(extra) or None,
         arguments=arguments,
         def_hash=_hash({"name": name, **kept}),
         content_hash=_hash(embedded_text(name, title, description, arguments)),
@@ -138,8 +149,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"title: {document['title']}"
     yield "description:"
     yield from (f"  {line}" for line in document["description"].splitlines())
-    for key in ("input_schema", "output_schema", "annotations"):
-        if document[key] is not None:
+    for key in PARTS[2:]:
+        if document.get(key) is not None:
             text = json.dumps(document[key], indent=2, sort_keys=True, ensure_ascii=False)
             yield f"{key}:"
             yield from (f"  {line}" for line in text.splitlines())

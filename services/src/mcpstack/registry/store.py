@@ -1,12 +1,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Servers, tools and calls in Postgres. Every function is one transaction; nothing is kept in the process.
-# ruff: noqa: S608 - what is put into a statement here is names of columns, constants of this module
 
 What a server says is pinned: the definition in force is the one that was approved (or came first from a trusted
 server). Another one for the same name waits in `pending`, the tool is quarantined meanwhile, and approving it needs
 no more than its name and, to be sure that what was read is what is approved, its hash.
 """
+
+# ruff: noqa: S608 - what is put into a statement here is names of columns, constants of this module
 
 from __future__ import annotations
 
@@ -99,6 +100,7 @@ class Tool:
     input_schema: dict[str, Any]
     output_schema: dict[str, Any] | None
     annotations: dict[str, Any] | None
+    extra: dict[str, Any] | None
     def_hash: str
     approved_hash: str | None
     pending: dict[str, Any] | None
@@ -111,6 +113,11 @@ class Tool:
     @property
     def public_name(self) -> str:
         return definitions.public_name(self.server_id, self.name)
+
+    @property
+    def wire(self) -> dict[str, Any]:
+        """The definition in force as MCP writes it."""
+        return definitions.wire(self.name, {name: getattr(self, name) for name in definitions.PARTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,13 +426,12 @@ def diff(tool: Tool) -> list[str]:
         return []
     return definitions.diff(
         tool.public_name,
-        {name: getattr(tool, name) for name in ("title", "description", *_SCHEMAS)},
+        {name: getattr(tool, name) for name in definitions.PARTS},
         tool.pending,
     )
 
 
-_SCHEMAS = ("input_schema", "output_schema", "annotations")
-_DEFINED = ("name", "title", "description", *_SCHEMAS, "arguments", "def_hash", "content_hash")
+_DEFINED = ("name", *definitions.PARTS, "arguments", "def_hash", "content_hash")
 _SYNCED = b"""
 UPDATE registry.mcp_server SET status = 'ok', failures = 0, last_error = NULL, last_sync = now(), last_success = now(),
     next_sync = now() + make_interval(secs => sync_interval), etag = coalesce(%s, etag),
@@ -437,6 +443,7 @@ UPDATE registry.tool SET approved_hash = def_hash, status = 'active', disabled_b
     input_schema = coalesce(%(input_schema)s, input_schema),
     output_schema = CASE WHEN %(present)s THEN %(output_schema)s::jsonb ELSE output_schema END,
     annotations = CASE WHEN %(present)s THEN %(annotations)s::jsonb ELSE annotations END,
+    extra = CASE WHEN %(present)s THEN %(extra)s::jsonb ELSE extra END,
     arguments = coalesce(%(arguments)s, arguments), content_hash = coalesce(%(content_hash)s, content_hash)
 WHERE server_id = %(server)s AND name = %(name)s"""
 _INSERT = f"""
@@ -462,7 +469,7 @@ def _json(value: Any) -> Any:
 
 def _pending(pending: Mapping[str, Any] | None) -> dict[str, Any]:
     """Values for _APPROVE: the definition that waits, or nothing where the one in the row is the one to approve."""
-    names = ("title", "description", *_SCHEMAS, "arguments", "content_hash")
+    names = (*definitions.PARTS, "arguments", "content_hash")
     return {name: _json((pending or {}).get(name)) for name in names} | {"present": pending is not None}
 
 

@@ -59,6 +59,13 @@ CREATE FUNCTION registry.words(text) RETURNS text LANGUAGE sql IMMUTABLE STRICT 
         pg_catalog.regexp_replace($1, '([a-z0-9])([A-Z])', '\1 \2', 'g'), '[_./:-]+', ' ', 'g')
 $$;
 
+-- Any of the words of a text, stemmed as the tools' words were. Null where there is none.
+CREATE FUNCTION registry.any_word(text) RETURNS tsquery LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT pg_catalog.string_agg($q$'$q$ || pg_catalog.replace(pg_catalog.replace(lexeme, $q$\$q$, $q$\\$q$), $q$'$q$, $q$''$q$)
+        || $q$'$q$, ' | ')::pg_catalog.tsquery
+    FROM pg_catalog.unnest(pg_catalog.to_tsvector('pg_catalog.english', registry.words($1)))
+$$;
+
 CREATE TABLE registry.tool (
     id            bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     server_id     text        NOT NULL REFERENCES registry.mcp_server ON DELETE CASCADE,
@@ -69,6 +76,7 @@ CREATE TABLE registry.tool (
     input_schema  jsonb       NOT NULL,
     output_schema jsonb,
     annotations   jsonb,
+    extra         jsonb,                           -- icons, execution: only passed on
     arguments     text        NOT NULL DEFAULT '', -- their names, for the search
     def_hash      text        NOT NULL,            -- of what the server says now
     approved_hash text,                            -- of the definition in force; null while never approved
