@@ -12,7 +12,7 @@ import ipaddress
 import re
 
 # Answered by the services for the inside only; no route may publish them.
-PRIVATE_PATHS = ("/metrics", "/ready", "/live", "/docs", "/redoc", "/openapi.json")
+PRIVATE_PATHS = ("/metrics", "/health", "/ready", "/live", "/docs", "/redoc", "/openapi.json")
 DOCS_PATHS = ("/docs", "/openapi.json")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_BODY = 256 * 1024**2
@@ -30,7 +30,18 @@ _MEMORY = re.compile(r"([1-9][0-9]{0,6})([mg])\Z")
 # Bodies of at least this many bytes count as large; the template recognises them by the number of digits.
 SMALL_BODY = 100_000
 
-_ROUTE_KEYS = ("path", "match", "service", "port", "methods", "streaming", "max_body", "read_timeout", "limit")
+_ROUTE_KEYS = (
+    "path",
+    "match",
+    "strip",
+    "service",
+    "port",
+    "methods",
+    "streaming",
+    "max_body",
+    "read_timeout",
+    "limit",
+)
 _OPTION_KEYS = (
     "server_names",
     "bind",
@@ -212,12 +223,23 @@ def _route(check, index, route, options):
             f"{path!r} is not a path the edge can serve.",
             "write it from the root without a trailing slash, with letters, digits and . _ ~ - only, for example /v1/models.",
         )
-    elif any(path == private or path.startswith(private + "/") for private in PRIVATE_PATHS):
-        check.add(
-            f"{where}.path",
-            f"{path} is for the inside only.",
-            "remove the route (expose_docs opens the API description in development).",
-        )
+    strip = route.get("strip") or ""
+    inside = path
+    if len(check.problems) == before:
+        if not isinstance(strip, str) or (strip and not path.startswith(strip + "/")):
+            check.add(
+                f"{where}.strip",
+                f"{strip!r} is not how {path} begins.",
+                "give the leading parts of the path that the service does not see, without a trailing slash, or nothing.",
+            )
+        else:
+            inside = path[len(strip) :]
+        if any(inside == private or inside.startswith(private + "/") for private in PRIVATE_PATHS):
+            check.add(
+                f"{where}.path",
+                f"{inside} is for the inside only.",
+                "remove the route (expose_docs opens the API description in development).",
+            )
     match = route.get("match", "exact")
     if match not in ("exact", "prefix"):
         check.add(f"{where}.match", f"{match!r} is unknown.", "use exact or prefix.")
@@ -252,7 +274,7 @@ def _route(check, index, route, options):
         "path": path,
         "match": match,
         "location": f"= {path}" if match == "exact" else f'~ "^{re.escape(path)}{REST}$"',
-        "uri": path if match == "exact" else f"{path}$edge_rest",
+        "uri": inside if match == "exact" else f"{inside}$edge_rest",
         "upstream": f"{service}:{port}",
         "methods": methods,
         "streaming": streaming,

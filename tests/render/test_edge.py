@@ -177,7 +177,7 @@ class TestPolicy:
             assert condition.one("return") == ["405"]
         for path in edge.plan["private_paths"]:
             assert [loc.one("return") for loc in server.find("location") if loc.args == ["=", path]] == [["404"]]
-        assert {"/metrics", "/ready", "/live", "/redoc"} <= set(edge.plan["private_paths"])
+        assert {"/metrics", "/health", "/ready", "/live", "/redoc"} <= set(edge.plan["private_paths"])
         hidden = next(loc for loc in server.find("location") if loc.args == ["~", "/\\."])
         assert hidden.one("return") == ["404"]
         first_regex = next(loc for loc in server.find("location") if loc.args[0] == "~")
@@ -369,6 +369,12 @@ HOSTILE = [
     ("routes", [{"path": "/"}], "mcpstack_edge_routes[0].path"),
     ("routes", [{"path": "/metrics"}], "mcpstack_edge_routes[0].path"),
     ("routes", [{"path": "/docs/oauth2-redirect"}], "mcpstack_edge_routes[0].path"),
+    ("routes", [{"path": "/health"}], "mcpstack_edge_routes[0].path"),
+    ("routes", [{"path": "/registry/metrics", "strip": "/registry"}], "mcpstack_edge_routes[0].path"),
+    ("routes", [{"path": "/registry/a", "strip": "/other"}], "mcpstack_edge_routes[0].strip"),
+    ("routes", [{"path": "/registry/a", "strip": "/registry/"}], "mcpstack_edge_routes[0].strip"),
+    ("routes", [{"path": "/registry/a", "strip": "/regis"}], "mcpstack_edge_routes[0].strip"),
+    ("routes", [{"path": "/registry", "strip": "/registry"}], "mcpstack_edge_routes[0].strip"),
     ("routes", [{"path": "/a", "service": "gateway:8000/$uri"}], "mcpstack_edge_routes[0].service"),
     ("routes", [{"path": "/a", "methods": ["GET|.*"]}], "mcpstack_edge_routes[0].methods"),
     ("routes", [{"path": "/a", "limit": {"rate": "1r/s; x"}}], "mcpstack_edge_routes[0].limit.rate"),

@@ -368,6 +368,14 @@ def gateway(make_gateway):
     made.remove()
 
 
+@pytest.fixture(scope="session")
+def registry(make_gateway):
+    """The same behaviours under the registry's name."""
+    made = make_gateway(alias="registry").start()
+    yield made
+    made.remove()
+
+
 @pytest.fixture(name="sh", scope="session")
 def _sh():
     return sh

@@ -296,12 +296,12 @@ class TestLimits:
                 connection.close()
 
     def test_route_has_its_own_limit(self, make_edge):
-        routes = [{"path": "/v1/models", "limit": {"rate": 1, "burst": 0}}, {"path": "/health"}]
+        routes = [{"path": "/v1/models", "limit": {"rate": 1, "burst": 0}}, {"path": "/other"}]
         made = make_edge(
             mcpstack_edge_routes=routes, mcpstack_edge_per_client={"rate": 1000, "burst": 1000, "connections": 50}
         )
         assert [made.request("/v1/models", client="203.0.113.3").status for _ in range(2)] == [200, 429]
-        assert [made.request("/health", client="203.0.113.3").status for _ in range(5)] == [200] * 5
+        assert [made.request("/other", client="203.0.113.3").status for _ in range(5)] == [200] * 5
 
     def test_slow_headers_are_cut(self, edge):
         with edge.connect(timeout=20) as connection:
@@ -386,7 +386,10 @@ class TestProxying:
         ["/metrics", "/ready", "/live", "/docs", "/redoc", "/openapi.json", "/v1/../metrics", "/v1/models/../../metrics", "//metrics",
          "/v1/models/%2e%2e/%2e%2e/metrics", "/metrics/", "/METRICS", "/.git/config", "/v1/models/.env",
          "/v1/models/a%00b", "/v1/models/a%0d%0ab",
-         "/status", "/healthz", "/.edge/error", "/.edge/upstream-error", "/v1/chat/completions/", "/v1/modelsx", "/"],
+         "/status", "/healthz", "/.edge/error", "/.edge/upstream-error", "/v1/chat/completions/", "/v1/modelsx", "/",
+         "/health", "/registry", "/registry/", "/registry/metrics", "/registry/health", "/registry/openapi.json", "/registry/docs",
+         "/registry/v1/../metrics", "/registry/v1x", "/registry/v0/servers", "/registry/v1/.env", "/mcpx", "/mcp/.git",
+         "/.well-known/oauth-protected-resource/other", "/.well-known/oauth-protected-resource/", "/.well-known/openid-configuration"],
     )  # fmt: skip
     def test_hidden_paths(self, edge, path):
         response = edge.request(path)
@@ -401,6 +404,36 @@ class TestProxying:
     )  # fmt: skip
     def test_service_sees_the_path_that_was_checked(self, edge, path, seen):
         assert edge.request(path).json["raw_path"] == seen
+
+    @pytest.mark.parametrize(
+        ("method", "path", "seen"),
+        [("POST", "/mcp", "/mcp"), ("GET", "/mcp", "/mcp"), ("DELETE", "/mcp/a", "/mcp/a"),
+         ("GET", "/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource"),
+         ("GET", "/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource/mcp"),
+         ("POST", "/registry/v1/tools/find", "/v1/tools/find"), ("PATCH", "/registry/v1/servers/a?b=c", "/v1/servers/a?b=c"),
+         ("GET", "/registry/v0.1/servers/io.example%2Fone/versions/1.0", "/v0.1/servers/io.example/one/versions/1.0"),
+         ("POST", "/v1/tasks", "/v1/tasks"), ("DELETE", "/v1/tasks/7", "/v1/tasks/7"), ("GET", "/v1/usage?days=2", "/v1/usage?days=2"),
+         ("POST", "/v1/completions", "/v1/completions"), ("POST", "/v1/responses", "/v1/responses"), ("POST", "/v1/messages", "/v1/messages")],
+    )  # fmt: skip
+    def test_every_public_path_reaches_its_service(self, edge, registry, method, path, seen):
+        answer = edge.request(path, method).json
+        assert (answer["raw_path"], answer["method"]) == (seen, method)
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [("PUT", "/mcp"), ("POST", "/.well-known/oauth-protected-resource"), ("POST", "/registry/v0.1/servers"),
+         ("POST", "/v1/usage"), ("PUT", "/v1/tasks/7"), ("GET", "/v1/responses")],
+    )  # fmt: skip
+    def test_methods_of_the_new_paths(self, edge, registry, method, path):
+        response = edge.request(path, method)
+        assert (response.status, response.json["error"]["code"]) == (405, "method_not_allowed")
+
+    def test_headers_of_mcp_pass(self, edge, registry):
+        sent = {"Mcp-Session-Id": "s1", "MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "git__log",
+                "Last-Event-ID": "7", "Authorization": "Bearer x", "Accept": "application/json, text/event-stream",
+                "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}  # fmt: skip
+        seen = edge.request("/mcp", "POST", headers=sent).json["headers"]
+        assert {name: seen.get(name.lower()) for name in sent} == sent
 
     def test_docs_can_be_opened(self, make_edge):
         made = make_edge(mcpstack_edge_expose_docs=True)

@@ -123,6 +123,14 @@ def test_defaults_of_a_route():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("match", "uri"), [("exact", "/v1/tools"), ("prefix", "/v1/tools$edge_rest")])
+def test_stripped_route_hides_its_beginning_from_the_service(match, uri):
+    given = {"path": "/registry/v1/tools", "match": match, "strip": "/registry"}
+    (route,) = core.plan({**GOOD, "routes": [given]})["routes"]
+    assert (route["uri"], route["path"]) == (uri, "/registry/v1/tools")
+    assert "registry" in route["location"]
+
+
 def test_streaming_route_takes_the_stream_timeout():
     (route,) = core.plan({**GOOD, "routes": [{"path": "/mcp", "streaming": True}]})["routes"]
     assert (route["read_timeout"], route["location"]) == ("300s", "= /mcp")
