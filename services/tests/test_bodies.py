@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from mcpstack.common.errors import ApiError
-from mcpstack.gateway.api import encode, parse
+from mcpstack.gateway.bodies import encode, parse
 from mcpstack.gateway.schemas import ChatCompletionRequest, EmbeddingsRequest
 from support import Gateway
 
@@ -59,7 +59,7 @@ MANY = 200_000
     [
         (ChatCompletionRequest, b'{"model":"tiny","messages":[' + b"{}," * MANY + b"{}]}", "messages.0.role: Field "),
         (ChatCompletionRequest, CHAT + b'"tools":[' + b"1," * MANY + b"1]}", "tools.0: Input should be "),
-        (ChatCompletionRequest, CHAT + b'"stop":[' + b"1," * MANY + b"1]}", "stop: Input should be "),
+        (ChatCompletionRequest, CHAT + b'"stop":[' + b"1," * MANY + b"1]}", "stop.0: Input should be "),
         (
             EmbeddingsRequest,
             b'{"model":"tiny","input":[' + b"[[]]," * MANY + b"[]]}",

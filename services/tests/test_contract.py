@@ -60,7 +60,8 @@ def test_the_lock_names_no_index_and_pins_everything() -> None:
 def test_openapi_is_for_development_only(gateway: Gateway) -> None:
     document = gateway.get("/openapi.json").json
     assert set(document["paths"]) == {
-        "/health", "/ready", "/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/embeddings",
+        "/health", "/ready", "/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions",
+        "/v1/embeddings", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
     }  # fmt: skip
     assert "422" not in str(document["paths"])
     env = gateway.env | {"GATEWAY_ENVIRONMENT": "production", "GATEWAY_PORT": str(support.free_port())}

@@ -172,7 +172,7 @@ BAD_BODIES = [
     ({**CHAT, "max_tokens": 1.5}, "invalid_request", "max_tokens"),
     ({**CHAT, "max_tokens": True}, "invalid_request", "max_tokens"),
     ({**CHAT, "messages": [{"role": "user", "content": 1}]}, "invalid_request", "messages.0.content"),
-    ({**CHAT, "messages": [{"role": "user", "content": [{}]}]}, "invalid_request", "messages.0.content"),
+    ({**CHAT, "messages": [{"role": "user", "content": [{}]}]}, "invalid_request", "messages.0.content.0.type"),
     ({**CHAT, "tools": [{"type": "function"}]}, "invalid_request", "tools.0.function"),
 ]
 

@@ -11,6 +11,7 @@ from mcpstack import __version__
 
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30, 60, 120)
+_QUEUE = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
 _RATE = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 5000, 20000)
 
 
@@ -34,6 +35,10 @@ class Metrics:
         self.token_rate = Histogram(
             "gateway_tokens_per_second", "Streams: tokens a second after the first", buckets=_RATE, registry=r
         )
+        self.queue_time = Histogram(
+            "gateway_queue_seconds", "Wait for a free place at a model server", buckets=_QUEUE, registry=r
+        )
+        self.queue_length = Gauge("gateway_queue_length", "Requests that wait for a place", registry=r)
         self.tokens = Counter("gateway_tokens", "Tokens as the model server reports them", ["kind"], registry=r)
         self.disconnects = Counter("gateway_client_disconnects", "Clients gone before the end", ["route"], registry=r)
         self.errors = Counter("gateway_errors", "Errors given, by code", ["code"], registry=r)

@@ -16,12 +16,12 @@ from valkey.exceptions import ValkeyError
 
 from mcpstack.common import database
 from mcpstack.common.errors import ApiError
+from mcpstack.common.keys import KeyStore, UnavailableError
 from mcpstack.common.migrate import MigrationError
 from mcpstack.common.secretfile import SecretError
-from mcpstack.common.keys import KeyStore, UnavailableError
 from mcpstack.gateway.limits import Limiter
 from mcpstack.gateway.metrics import Metrics
-from mcpstack.gateway.runner import Runner
+from mcpstack.gateway.pool import Pool
 from mcpstack.gateway.settings import Secrets, Settings
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class Gateway:
         self.metrics = Metrics()
         self.keys = KeyStore(settings, secrets)
         self.limiter = Limiter(settings, secrets)
-        self.runner = Runner(settings, secrets)
-        self.answers: set[asyncio.Task[None]] = set()
+        self.pool = Pool(settings)
+        self.answers: set[asyncio.Task[Any]] = set()
         self.in_flight = 0
         self._idle = asyncio.Event()
         self.draining = False
@@ -54,14 +54,15 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        await self.runner.open()
-        self._look = {name: asyncio.Event() for name in ("postgres", "valkey", "model_runner")}
+        self.pool.on_change = lambda: self._seen("model_runner", self.pool.up)
+        await self.pool.open()
+        self.metrics.queue_length.set_function(lambda: self.pool.waiting)
+        self._look = {name: asyncio.Event() for name in ("postgres", "valkey")}
         self.keys.on_failure = self._look["postgres"].set
         self.limiter.on_failure = self._look["valkey"].set
         for name, check in (
             ("postgres", self._postgres),
             ("valkey", self.limiter.check),
-            ("model_runner", self.runner.check),
         ):
             self._tasks.append(asyncio.create_task(self._watch(name, check)))
         self._tasks.append(asyncio.create_task(self._write_last_used()))
@@ -70,7 +71,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self.keys.close(), self.limiter.close(), self.runner.close(), return_exceptions=True)
+        await asyncio.gather(self.keys.close(), self.limiter.close(), self.pool.close(), return_exceptions=True)
 
     async def drain(self) -> None:
         """Refuse new work, let running answers end, cut what is left after the grace."""
@@ -158,7 +159,7 @@ class Gateway:
         self.metrics.degraded.set(not self.limiter.up)
 
     def _reason(self, name: str) -> str | None:
-        return {"postgres": self.keys, "valkey": self.limiter, "model_runner": self.runner}[name].reason  # type: ignore[attr-defined,no-any-return]
+        return {"postgres": self.keys, "valkey": self.limiter, "model_runner": self.pool}[name].reason  # type: ignore[attr-defined,no-any-return]
 
     async def _write_last_used(self) -> None:
         while True:

@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcpstack.common import settings as s
-from mcpstack.common.secretfile import Login, Peppers, SecretError, SecretFile, login, model_key, password, peppers
+from mcpstack.common.secretfile import Login, Peppers, SecretError, SecretFile, login, password, peppers
 from mcpstack.common.settings import Problem, SettingsError, setting
+from mcpstack.gateway import runnerspec
 
 PREFIX = "GATEWAY_"
+
+
+def _runners(raw: str) -> str:
+    if raw and not raw.lstrip().startswith(("[", "/")):
+        raise ValueError("a JSON list of model servers, or the path of a file with one")
+    return raw.strip()
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,24 @@ class Settings:
     tls_ca_file: Path = setting("/run/tls/current/ca.crt", s.path, "CA that signed the certificates of both")
     pepper_file: Path = setting("/run/secrets/gateway-pepper/current", s.path, "File: version:64 hex digits")
 
+    runners: str = setting(
+        "", _runners, "Model servers: a JSON list, or the path of a file with one; empty: the one that follows"
+    )
     model_url: str = setting("http://model-runner:8080", s.base_url, "Base URL of the model server")
     model_api_key_file: Path = setting("/run/secrets/model-api-key/current", s.path, "File: the key it asks for")
-    model_connect_timeout: float = setting("1.5", s.seconds(0.05, 30), "Longest wait for a connection to it")
+    model_concurrency: int = setting("64", s.whole(1, 100_000), "Requests at once for it; more wait")
+    model_queue: int = setting(
+        "128", s.whole(0, 100_000), "Requests that may wait for a model server; more are refused"
+    )
+    queue_timeout: float = setting("30", s.seconds(0.05, 600), "Longest wait for a free place at a model server")
+    model_connect_timeout: float = setting(
+        "1.5", s.seconds(0.05, 30), "Longest wait for a connection to a model server"
+    )
     model_first_byte_timeout: float = setting(
         "120", s.seconds(0.1, 3600), "Longest wait for the first byte of an answer"
     )
     model_idle_timeout: float = setting("60", s.seconds(0.1, 3600), "Longest pause inside an answer")
-    model_list_seconds: float = setting("10", s.seconds(0, 3600), "How long its list of models is kept")
+    model_list_seconds: float = setting("10", s.seconds(0.1, 3600), "How long a list of models is kept")
 
     ping_interval: float = setting("15", s.seconds(0.1, 300), "Pause between comments on a stream that waits")
     cors_origins: tuple[str, ...] = setting("", s.origins, "Browser origins allowed, comma separated")
@@ -69,17 +86,16 @@ class Settings:
 class Secrets:
     db_login: SecretFile[Login]
     valkey_password: SecretFile[str]
-    model_api_key: SecretFile[str]
     pepper: SecretFile[Peppers]
 
 
 def load(environ: Mapping[str, str] | None = None) -> tuple[Settings, Secrets]:
     """Settings and secrets, all checked; raises SettingsError with every problem at once."""
-    values = s.load(Settings, os.environ if environ is None else environ, PREFIX)
+    environ = os.environ if environ is None else environ
+    values = s.load(Settings, environ, PREFIX)
     secrets = Secrets(
         SecretFile("GATEWAY_DB_LOGIN_FILE", values.db_login_file, login),
         SecretFile("GATEWAY_VALKEY_PASSWORD_FILE", values.valkey_password_file, password),
-        SecretFile("GATEWAY_MODEL_API_KEY_FILE", values.model_api_key_file, model_key),
         SecretFile("GATEWAY_PEPPER_FILE", values.pepper_file, peppers),
     )
     problems = []
@@ -87,7 +103,18 @@ def load(environ: Mapping[str, str] | None = None) -> tuple[Settings, Secrets]:
         problems.append(
             Problem("GATEWAY_CORS_ORIGINS", "'*' lets every web site call the API.", "Name the origins in production.")
         )
-    for secret in (secrets.db_login, secrets.valkey_password, secrets.model_api_key, secrets.pepper):
+    try:
+        runnerspec.read(values)
+    except SettingsError as error:
+        problems += error.problems
+    if values.runners:
+        single = ("GATEWAY_MODEL_URL", "GATEWAY_MODEL_API_KEY_FILE", "GATEWAY_MODEL_CONCURRENCY")
+        problems += [
+            Problem(name, "is for a single model server.", "Remove it, or remove GATEWAY_RUNNERS.")
+            for name in single
+            if name in environ
+        ]
+    for secret in (secrets.db_login, secrets.valkey_password, secrets.pepper):
         try:
             secret.read()
         except SecretError as error:

@@ -1,0 +1,122 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Requests to the endpoints that a model server answers.
+
+They stand in front of the framework, because it would take as long to find the route as everything else together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcpstack.common.errors import ApiError
+from mcpstack.common.keys import Key
+from mcpstack.gateway import bodies
+from mcpstack.gateway.endpoints import BY_PATH, Endpoint
+from mcpstack.gateway.limits import refusal
+from mcpstack.gateway.proxy import Answer, send_error
+from mcpstack.gateway.service import Gateway
+
+
+class Inference:
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = BY_PATH.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
+        try:
+            answer = await self._prepare(endpoint, Request(scope, receive))
+        except ApiError as error:
+            self._gateway.metrics.errors.labels(error.code).inc()
+            state["log"]["code"] = error.code
+            await send_error(send, error, endpoint.dialect, state["request_id"])
+        except ClientDisconnect:  # while sending its body; nobody reads this answer
+            self._gateway.metrics.disconnects.labels(state["route"]).inc()
+            state["log"]["disconnected"] = True
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await answer(scope, receive, send)
+
+    async def _prepare(self, endpoint: Endpoint, request: Request) -> Answer:
+        gateway, settings = self._gateway, self._gateway.settings
+        key = await admit(gateway, request, endpoint.scope)
+        gateway.limiter.enter(key.kid, key.concurrency)
+        try:
+            raw = await bodies.read(request, settings.max_body_bytes, settings.body_timeout)
+            payload = bodies.parse(raw, endpoint.request)
+            # Only the bytes are kept while something is awaited: what they hold can take fifty times their space.
+            name, stream = payload["model"], payload.get("stream") is True
+            show_usage = not (stream and endpoint.dialect.asks_for_usage) or _asks_for_usage(payload)
+            body = bodies.encode(payload)
+            del raw, payload
+            await gateway.pool.require_model(name)
+            request.state.log["model"] = name
+            return Answer(
+                gateway,
+                endpoint,
+                model=name,
+                body=body,
+                stream=stream,
+                show_usage=show_usage,
+                reservation=_Uncounted(),
+                done=_leaver(gateway, key),
+            )
+        except BaseException:
+            gateway.limiter.leave(key.kid)
+            raise
+
+
+def _leaver(gateway: Gateway, key: Key) -> Callable[[], None]:
+    return lambda: gateway.limiter.leave(key.kid)
+
+
+class _Uncounted:
+    """Nothing was set aside."""
+
+    def settle(self, prompt: int | None, completion: int) -> bool:
+        return True
+
+    def refund(self) -> bool:
+        return True
+
+
+def _asks_for_usage(payload: dict[str, Any]) -> bool:
+    """Does the client want to see the usage of its stream? The gateway wants it in any case, and asks for it."""
+    options = payload.get("stream_options") or {}
+    payload["stream_options"] = {**options, "include_usage": True}
+    return options.get("include_usage") is True
+
+
+def authorization(request: Request) -> str | None:
+    """Anthropic's clients send the key by itself, in a header of its own."""
+    if request.url.path.startswith("/v1/messages"):
+        given = request.headers.get("x-api-key")
+        if given:
+            return f"Bearer {given}"
+    return request.headers.get("authorization")
+
+
+async def admit(gateway: Gateway, request: Request, scope: str) -> Key:
+    """Who is it, may they, are they within their limit."""
+    key = await gateway.keys.verify(authorization(request))
+    request.state.log["kid"] = key.kid
+    if scope not in key.scopes:
+        raise ApiError("insufficient_scope", f"This API key does not have the scope {scope!r}.", param=scope)
+    verdict = await gateway.limiter.take(key.kid, key.rpm)
+    request.state.headers.extend(verdict.headers())
+    if verdict.degraded:
+        request.state.log["ratelimit"] = "local"
+        gateway.metrics.degraded.set(1)
+    if not verdict.allowed:
+        raise refusal(verdict)
+    return key
