@@ -13,7 +13,8 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,12 @@ DESCRIPTION = 8192
 SCHEMA_BYTES = 65536
 SCHEMA_DEPTH = 32
 ARGUMENTS = 2000
+BITS = 2048
 
 #: What a definition consists of, beside its name. `extra` holds the members that are only passed on.
 PARTS = ("title", "description", "input_schema", "output_schema", "annotations", "extra")
+#: What is made of these for the search.
+DERIVED = ("arguments", "content_hash", "trigrams")
 _EXTRA = ("icons", "execution")
 
 SERVER_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z", re.ASCII)
@@ -50,10 +54,11 @@ class Definition:
     arguments: str
     def_hash: str
     content_hash: str
+    trigrams: str
 
     def document(self) -> dict[str, Any]:
         """As it is kept while it waits for approval."""
-        return {name: getattr(self, name) for name in (*PARTS, "arguments", "content_hash")}
+        return {name: getattr(self, name) for name in (*PARTS, *DERIVED)}
 
 
 def wire(name: str, parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,19 +129,36 @@ def read(raw: Mapping[str, Any]) -> Definition:
         extra=_clean_json(extra) or None,
         arguments=arguments,
         def_hash=_hash({"name": name, **kept}),
-        content_hash=_hash(embedded_text(name, title, description, arguments)),
+        content_hash=_hash(embedded_text(name, title, description)),
+        trigrams=bits(trigrams(f"{' '.join(split_words(name))} {title} {description[:300]}")),
     )
 
 
-def embedded_text(name: str, title: str, description: str, arguments: str) -> str:
+def embedded_text(name: str, title: str, description: str) -> str:
     """What is turned into a vector for this tool."""
-    del arguments  # measured: names of arguments draw unlike tools together
     words = " ".join(split_words(name))
     return ". ".join(part for part in (words, title, description[:1000]) if part)
 
 
 def split_words(name: str) -> list[str]:
     return re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", re.sub(r"[_./:-]+", " ", name)).lower().split()
+
+
+def trigrams(text: str) -> frozenset[str]:
+    """As pg_trgm makes them: of each word, with two spaces before it and one behind."""
+    found = set()
+    for word in re.findall(r"\w+", text.lower()):
+        padded = f"  {word[:100]} "
+        found.update(padded[at : at + 3] for at in range(len(padded) - 2))
+    return frozenset(found)
+
+
+def bits(grams: Iterable[str]) -> str:
+    """A set of trigrams as Postgres reads a bit string."""
+    value = 0
+    for gram in grams:
+        value |= 1 << (zlib.crc32(gram.encode()) % BITS)
+    return format(value, f"0{BITS}b")
 
 
 def diff(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

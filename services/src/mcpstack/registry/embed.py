@@ -154,9 +154,7 @@ class Embedder:
             async with self._session.request(
                 method, self._url + path, json=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:
-                raw = await answer.content.read(_MAX_ANSWER + 1) if answer.content_length else b""
-                pieces = [raw]
-                size = len(raw)
+                pieces, size = [], 0
                 async for piece in answer.content.iter_chunked(1 << 16):
                     size += len(piece)
                     if size > _MAX_ANSWER:
@@ -366,7 +364,7 @@ async def current_model(conn: Connection) -> Model | None:
 
 
 _PENDING = b"""
-SELECT t.id, t.content_hash, t.name, t.title, t.description, t.arguments FROM registry.tool t
+SELECT t.id, t.content_hash, t.name, t.title, t.description FROM registry.tool t
 LEFT JOIN registry.tool_embedding e ON e.tool_id = t.id AND e.model = %s
 WHERE t.status <> 'disabled' AND e.content_hash IS DISTINCT FROM t.content_hash AND t.id > %s
 ORDER BY t.id LIMIT %s"""

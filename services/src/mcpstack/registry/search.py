@@ -7,6 +7,8 @@ because a cosine, a ts_rank and a similarity cannot be compared. Without an embe
 decide, and the answer says so.
 """
 
+# ruff: noqa: S608 - what is put into a statement here is text of this module
+
 from __future__ import annotations
 
 import logging
@@ -65,8 +67,11 @@ class Searcher:
         query = definitions.clean(query, MAX_QUERY)
         limit = max(1, min(limit, MAX_LIMIT))
         vector, reason = await self._vector(query)
+        trigrams = definitions.trigrams(query)
         values: dict[str, Any] = {
             "query": query,
+            "trigrams": definitions.bits(trigrams),
+            "in_common": max(1, len(trigrams) // 4),
             "name": "_".join(definitions.split_words(query)),
             "server": server,
             "limit": limit,
@@ -118,8 +123,8 @@ WITH words AS MATERIALIZED (
         WHERE t.tsv @@ words.query AND {_USABLE} ORDER BY score DESC, t.id LIMIT %(candidates)s) AS best
 ), trigrams AS (
     SELECT id, row_number() OVER (ORDER BY score DESC, id) AS rank FROM (
-        SELECT t.id, public.word_similarity(%(query)s, t.search) AS score FROM registry.tool t
-        WHERE {_USABLE} ORDER BY score DESC, t.id LIMIT %(candidates)s) AS best WHERE score > 0.2
+        SELECT t.id, bit_count(t.trigrams & %(trigrams)s::bit({definitions.BITS})) AS score FROM registry.tool t
+        WHERE {_USABLE} ORDER BY score DESC, t.id LIMIT %(candidates)s) AS best WHERE score >= %(in_common)s
 )"""
 _VECTORS = f""", vectors AS (
     SELECT id, row_number() OVER (ORDER BY distance, id) AS rank FROM (

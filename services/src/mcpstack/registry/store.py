@@ -431,7 +431,7 @@ def diff(tool: Tool) -> list[str]:
     )
 
 
-_DEFINED = ("name", *definitions.PARTS, "arguments", "def_hash", "content_hash")
+_DEFINED = ("name", *definitions.PARTS, *definitions.DERIVED, "def_hash")
 _SYNCED = b"""
 UPDATE registry.mcp_server SET status = 'ok', failures = 0, last_error = NULL, last_sync = now(), last_success = now(),
     next_sync = now() + make_interval(secs => sync_interval), etag = coalesce(%s, etag),
@@ -444,7 +444,8 @@ UPDATE registry.tool SET approved_hash = def_hash, status = 'active', disabled_b
     output_schema = CASE WHEN %(present)s THEN %(output_schema)s::jsonb ELSE output_schema END,
     annotations = CASE WHEN %(present)s THEN %(annotations)s::jsonb ELSE annotations END,
     extra = CASE WHEN %(present)s THEN %(extra)s::jsonb ELSE extra END,
-    arguments = coalesce(%(arguments)s, arguments), content_hash = coalesce(%(content_hash)s, content_hash)
+    arguments = coalesce(%(arguments)s, arguments), content_hash = coalesce(%(content_hash)s, content_hash),
+    trigrams = coalesce(%(trigrams)s, trigrams)
 WHERE server_id = %(server)s AND name = %(name)s"""
 _INSERT = f"""
 INSERT INTO registry.tool ({", ".join(_DEFINED)}, server_id, approved_hash, status, source)
@@ -469,7 +470,7 @@ def _json(value: Any) -> Any:
 
 def _pending(pending: Mapping[str, Any] | None) -> dict[str, Any]:
     """Values for _APPROVE: the definition that waits, or nothing where the one in the row is the one to approve."""
-    names = (*definitions.PARTS, "arguments", "content_hash")
+    names = (*definitions.PARTS, *definitions.DERIVED)
     return {name: _json((pending or {}).get(name)) for name in names} | {"present": pending is not None}
 
 
