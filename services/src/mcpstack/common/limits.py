@@ -246,8 +246,7 @@ class Limiter:
                     self.floor(kid, period, totals)
                 answer = await self._script.ask(keys, line + "1", forsaken)
         except FAILURES as error:
-            if self._link.up:
-                self._link.failed(error)
+            self._link.failed(error)
             return None
         verdict = _verdict(answer, limits)
         if limits.tokens_day or limits.tokens_month:
@@ -293,7 +292,8 @@ class Limiter:
 
 
 def _verdict(answer: str, limits: Limits) -> Verdict:
-    return Verdict(*map(int, answer.split()), limits=limits)  # type: ignore[call-arg] # twelve numbers
+    numbers = [int(word) for word in answer.split()]
+    return Verdict(*numbers, limits)  # type: ignore[call-arg, arg-type] # mypy does not count them
 
 
 @dataclass(slots=True)

@@ -4,7 +4,10 @@
 
 A Valkey that fails once is not asked again until `check()` finds it working: `up` is the breaker, and the caller's
 monitor closes it. So requests never wait twice for a broken server. One connection carries the script (`Script`),
-whose calls travel together in one round trip; others carry single commands.
+whose calls travel together in one round trip; another carries single commands, so that a large value holds nobody up.
+
+The protocol is spoken here, in the few words that are needed: every request passes through, and the client library's
+streams take four times the processor.
 """
 
 from __future__ import annotations
@@ -12,24 +15,37 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-
-from valkey.asyncio import Connection, SSLConnection
-from valkey.credentials import CredentialProvider
-from valkey.exceptions import NoScriptError, ResponseError, ValkeyError
 
 from mcpstack.common.secretfile import SecretError, SecretFile
 
 log = logging.getLogger(__name__)
 
-FAILURES = (ValkeyError, OSError, TimeoutError, SecretError)
-_CONNECT_PATIENCE = 0.5  # a TLS handshake takes longer than an answer; only the monitor waits for one
-_PLAIN_CONNECTIONS = 2
+_CONNECT_PATIENCE = 0.5  # a TLS handshake takes longer than an answer; only the monitor waits this long for one
 _TOGETHER = 64  # calls in one run of the script: it must not keep others waiting for long
 _LINGER = 0.01
+
+Word = bytes | str | int
+
+
+class ValkeyError(Exception):
+    """Valkey cannot be used."""
+
+
+class DownError(ValkeyError):
+    """It is known not to work; it was not asked."""
+
+
+class AnswerError(ValkeyError):
+    """It answered that it will not."""
+
+
+FAILURES = (ValkeyError, OSError, TimeoutError, SecretError)
 
 
 class ValkeySettings(Protocol):
@@ -49,28 +65,92 @@ class ValkeySettings(Protocol):
     def tls_ca_file(self) -> Path: ...
 
 
-class DownError(ValkeyError):
-    """Valkey is known not to work; it was not asked."""
+class Wire(asyncio.Protocol):
+    """One connection. Commands may follow each other without waiting; their answers come in the same order."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.on_lost: Callable[[BaseException], None] = lambda error: None
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._asked: deque[Callable[[Any], None]] = deque()
+
+    def send(self, words: Sequence[Word], then: Callable[[Any], None]) -> None:
+        """`then` gets the answer or an exception, always and once."""
+        if self.closed or self._transport is None:
+            then(DownError("the connection is closed"))
+            return
+        pieces = [b"*%d\r\n" % len(words)]
+        for word in words:
+            data = word if isinstance(word, bytes) else str(word).encode()
+            pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        self._asked.append(then)
+        self._transport.write(b"".join(pieces))
+
+    async def ask(self, *words: Word) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def then(found: Any) -> None:
+            if not answer.done():
+                if isinstance(found, BaseException):
+                    answer.set_exception(found)
+                else:
+                    answer.set_result(found)
+
+        self.send(words, then)
+        return await answer
+
+    def abort(self, error: BaseException) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+        asked, self._asked = self._asked, deque()
+        for then in asked:
+            then(error)
+        self.on_lost(error)
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream has no other
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.abort(error or ConnectionResetError("the server closed the connection"))
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        at = 0
+        try:
+            while self._asked and (read := _answer(self._buffer, at)) is not None:
+                at, found = read
+                self._asked.popleft()(found)
+        except ValueError:
+            self.abort(ValkeyError("the answer is not understood"))
+        del self._buffer[:at]
 
 
-class _Credentials(CredentialProvider):
-    """Asked by the client for every new connection, so a rotated password is used without a restart."""
-
-    def __init__(self, user: str, password: SecretFile[str]) -> None:
-        self._user = user
-        self._password = password
-
-    def get_credentials(self) -> tuple[str, str]:
-        return self._user, self._password.read()
-
-
-class _Connection(SSLConnection):
-    """Trusts the stack's own CA and no other; the CA file is read again for every connection."""
-
-    def _connection_arguments(self) -> Mapping[str, Any]:
-        arguments = dict(Connection._connection_arguments(self))
-        arguments["ssl"] = ssl.create_default_context(cafile=self.ca_certs)
-        return arguments
+def _answer(buffer: bytearray, at: int) -> tuple[int, Any] | None:
+    """The answer that begins there, and where the next one begins; None while it is not complete."""
+    end = buffer.find(b"\r\n", at)
+    if end < 0:
+        return None
+    kind, line = buffer[at : at + 1], bytes(buffer[at + 1 : end])
+    if kind == b"$":
+        size = int(line)
+        if size < 0:
+            return end + 2, None
+        after = end + 4 + size
+        return (after, bytes(buffer[end + 2 : after - 2])) if len(buffer) >= after else None
+    if kind == b"+":
+        return end + 2, line
+    if kind == b":":
+        return end + 2, int(line)
+    if kind == b"-":
+        return end + 2, AnswerError(line.decode(errors="replace"))
+    raise ValueError
 
 
 class Link:
@@ -84,77 +164,69 @@ class Link:
         self.up = False  # until the first check
         self.reason: str | None = "not connected yet"
         self.on_failure: Callable[[], None] = lambda: None
-        self._idle: list[Connection] = []
-        self._open: set[Connection] = set()
-        self._slots = asyncio.Semaphore(_PLAIN_CONNECTIONS)
+        self._wires: set[Wire] = set()
+        self._plain: Wire | None = None
+        self._connecting = asyncio.Lock()
         self._closed = False
 
     def failed(self, error: BaseException) -> None:
-        self.reason = _reason(error)
+        if self._closed:
+            return
+        self.reason = reason(error)
         if self.up:
-            log.warning("valkey does not answer", extra={"reason": self.reason})
+            log.warning("valkey cannot be used", extra={"reason": self.reason})
         self.up = False
         self.on_failure()
 
     def works(self) -> None:
-        if not self.up:
-            log.info("valkey answers")
-        self.up, self.reason = True, None
+        if not self.up and not self._closed:
+            log.info("valkey can be used")
+            self.up, self.reason = True, None
 
-    async def command(self, *words: bytes | str | int) -> Any:
+    async def command(self, *words: Word) -> Any:
         """One command and its answer, all within the time limit. Its failure is the caller's matter: `up` stays."""
         if not self.up:
             raise DownError("valkey is down")
-        async with asyncio.timeout(self.timeout), self._slots:
-            connection = self._idle.pop() if self._idle else await self.connect()
-            try:
-                answer = await exchange(connection, words)
-            except ResponseError:
-                self._idle.append(connection)
-                raise
-            except BaseException:
-                await self.drop(connection)
-                raise
-            self._idle.append(connection)
-            return answer
+        try:
+            async with asyncio.timeout(self.timeout):
+                async with self._connecting:
+                    if self._plain is None or self._plain.closed:
+                        self._plain = await self.connect()
+                return await self._plain.ask(*words)
+        except TimeoutError as error:
+            if self._plain is not None:
+                self._plain.abort(error)  # what is still to come belongs to nobody
+            raise
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> Wire:
         if self._closed:
             raise DownError("this process is stopping")
-        connection = _Connection(
-            host=self._settings.valkey_host,
-            port=self._settings.valkey_port,
-            credential_provider=_Credentials(self._settings.valkey_user, self._password),
-            ssl_ca_certs=str(self._settings.tls_ca_file),
-            socket_timeout=None,  # the limit here is on a whole exchange, by asyncio.timeout
-            socket_connect_timeout=_CONNECT_PATIENCE,
-            socket_keepalive=True,
-            lib_name=None,
-            lib_version=None,
-        )
-        self._open.add(connection)
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
-            await self.drop(connection)
-            raise
-        return connection
+        settings = self._settings
+        async with asyncio.timeout(_CONNECT_PATIENCE):
+            # The CA file and the password are read again for every connection: they may have been replaced.
+            context = ssl.create_default_context(cafile=str(settings.tls_ca_file))
+            transport, wire = await asyncio.get_running_loop().create_connection(
+                Wire, settings.valkey_host, settings.valkey_port, ssl=context
+            )
+            try:
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                await wire.ask("AUTH", settings.valkey_user, self._password.read())
+            except BaseException as error:
+                wire.abort(error)
+                raise
+        self._wires = {known for known in self._wires if not known.closed} | {wire}
+        return wire
 
-    async def drop(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        await connection.disconnect(nowait=True)
-
-    async def close(self) -> None:
+    def close(self) -> None:
         self._closed, self.up, self.reason = True, False, "this process is stopping"
-        self._idle.clear()
-        for connection in list(self._open):
-            await self.drop(connection)
+        for wire in self._wires:
+            wire.abort(DownError("this process is stopping"))
 
 
 class _Call(NamedTuple):
     keys: Sequence[str]
     what: str
-    asked: asyncio.Future[str] | None
+    asked: asyncio.Future[str] | None = None
     forsaken: Callable[[str], None] | None = None
 
 
@@ -171,10 +243,12 @@ class Script:
         self._source = source.encode()
         self._sha = hashlib.sha1(self._source, usedforsecurity=False).hexdigest().encode()
         self._waiting: list[_Call] = []
-        self._hurry = False  # somebody waits, or would like to
-        self._sending: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._connection: Connection | None = None
+        self._batch: list[_Call] = []  # on its way
+        self._hurry = False  # somebody waits
+        self._scheduled = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._wire: Wire | None = None
 
     async def ask(self, keys: Sequence[str], what: str, forsaken: Callable[[str], None] | None = None) -> str:
         """`forsaken` gets the answer when the one who asked was cancelled meanwhile."""
@@ -193,19 +267,19 @@ class Script:
         """Without await, so that a task that is being cancelled can use it. False while Valkey is down."""
         if not self._link.up:
             return False
-        self._waiting.append(_Call(keys, what, None))
+        self._waiting.append(_Call(keys, what))
         if urgent or len(self._waiting) >= _TOGETHER:
             self._start()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_LINGER, self._start)
+        else:
+            self._later()
         return True
 
     async def check(self, calls: Sequence[tuple[Sequence[str], str]]) -> list[str]:
         """Connect if need be and ask, although Valkey counts as down: the only thing that ends that."""
         try:
-            if self._connection is None:
-                async with asyncio.timeout(_CONNECT_PATIENCE):
-                    self._connection = await self._link.connect()
+            if self._wire is None or self._wire.closed:
+                self._wire = await self._link.connect()
+                self._wire.on_lost = self._link.failed
             answers = await asyncio.gather(*(self._put(keys, what) for keys, what in calls))
         except FAILURES as error:
             self._link.failed(error)
@@ -214,10 +288,10 @@ class Script:
         return answers
 
     async def flush(self) -> None:
-        """Send what lingers and wait until nothing is on its way."""
+        """Send what lingers and wait for the end of what is on its way; each way has a time limit."""
         self._start()
-        while self._sending is not None and not self._sending.done():
-            await asyncio.wait((self._sending,))
+        while self._batch or self._waiting:
+            await asyncio.sleep(0.001)  # noqa: ASYNC110 - at the end of the process, once
 
     def _put(
         self, keys: Sequence[str], what: str, forsaken: Callable[[str], None] | None = None
@@ -228,83 +302,89 @@ class Script:
         return asked
 
     def _start(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         self._hurry = True
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send())
+        if not self._scheduled and not self._batch:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._fire)  # so that what happens now travels together
 
-    async def _send(self) -> None:
-        while self._hurry and self._waiting:
-            batch, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
-            self._hurry = bool(self._waiting)
-            try:
-                answers = await self._exchange(batch)
-            except Exception as error:  # whatever it is, somebody waits to hear of it
-                self._link.failed(error)
-                batch, self._waiting = batch + self._waiting, []
-                for call in batch:
-                    if call.asked is not None and not call.asked.done():
-                        call.asked.set_exception(error)
-                continue
-            for call, answer in zip(batch, answers, strict=True):
-                if call.asked is None:
-                    if answer.startswith("!"):
-                        log.warning("valkey did not take a report", extra={"reason": answer[1:200]})
-                elif call.asked.done():
-                    if call.forsaken is not None and not answer.startswith("!"):
-                        call.forsaken(answer)
-                elif answer.startswith("!"):
-                    call.asked.set_exception(ResponseError(answer[1:]))
-                else:
-                    call.asked.set_result(answer)
+    def _later(self) -> None:
+        if self._linger is None and not self._scheduled:
+            self._linger = asyncio.get_running_loop().call_later(_LINGER, self._start)
 
-    async def _exchange(self, batch: Sequence[_Call]) -> list[str]:
-        connection = self._connection
-        if connection is None:
-            raise DownError("valkey is not connected")
-        words: list[bytes | str | int] = [sum(len(call.keys) for call in batch)]
-        for call in batch:
+    def _fire(self) -> None:
+        self._scheduled = False
+        if self._batch or not self._waiting:
+            return
+        self._batch, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+        self._hurry = bool(self._waiting)
+        self._send(b"EVALSHA", self._sha)
+
+    def _send(self, command: bytes, script: bytes) -> None:
+        words: list[Word] = [command, script, sum(len(call.keys) for call in self._batch)]
+        for call in self._batch:
             words.extend(call.keys)
-        words.extend(call.what for call in batch)
-        try:
-            async with asyncio.timeout(self._link.timeout):
-                try:
-                    answer = await exchange(connection, (b"EVALSHA", self._sha, *words))
-                except NoScriptError:
-                    # A server that was restarted has lost its scripts. Nothing was done, so send the script itself.
-                    answer = await exchange(connection, (b"EVAL", self._source, *words))
-        except ResponseError:
-            raise
-        except BaseException:
-            self._connection = None
-            await self._link.drop(connection)
-            raise
-        lines: list[str] = answer.decode().split("\n")
-        if len(lines) != len(batch):
-            raise ValkeyError("the script gave another number of answers")
-        return lines
+        words.extend(call.what for call in self._batch)
+        if self._wire is None:
+            self._answered(DownError("valkey is not connected"))
+            return
+        self._late = asyncio.get_running_loop().call_later(self._link.timeout, self._give_up)
+        self._wire.send(words, self._answered)
+
+    def _give_up(self) -> None:
+        if self._wire is not None:
+            self._wire.abort(TimeoutError("valkey does not answer in time"))
+
+    def _answered(self, answer: Any) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if isinstance(answer, AnswerError) and str(answer).startswith("NOSCRIPT"):
+            # A server that was restarted has lost its scripts. Nothing was done, so send the script itself.
+            self._send(b"EVAL", self._source)
+            return
+        batch, self._batch = self._batch, []
+        lines = answer.decode().split("\n") if isinstance(answer, bytes) else []
+        if len(lines) == len(batch):
+            for call, line in zip(batch, lines, strict=True):
+                _hand_over(call, line)
+        else:
+            error = answer if isinstance(answer, BaseException) else ValkeyError("the script answered something else")
+            self._link.failed(error)
+            batch, self._waiting, self._hurry = batch + self._waiting, [], False
+            for call in batch:
+                if call.asked is not None and not call.asked.done():
+                    call.asked.set_exception(error)
+        if self._hurry:
+            self._fire()
+        elif self._waiting:
+            self._later()
 
 
-async def exchange(connection: Connection, words: Sequence[bytes | str | int]) -> Any:
-    pieces = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word if isinstance(word, bytes) else str(word).encode()
-        pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    await connection.send_packed_command(b"".join(pieces), check_health=False)
-    return await connection.read_response()
+def _hand_over(call: _Call, line: str) -> None:
+    if call.asked is None:
+        if line.startswith("!"):
+            log.warning("valkey did not take a report", extra={"reason": line[1:200]})
+    elif call.asked.done():  # cancelled
+        if call.forsaken is not None and not line.startswith("!"):
+            call.forsaken(line)
+    elif line.startswith("!"):
+        call.asked.set_exception(AnswerError(line[1:]))
+    else:
+        call.asked.set_result(line)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Why Valkey could not be used, in a few words without addresses."""
     text = str(error).lower()
     for needles, words in (
         (("certificate", "ssl"), "its certificate is not trusted"),
         (("wrongpass", "noauth", "username-password"), "the login is refused"),
-        (("noperm", "no permission", "no permissions", "acl failure"), "a permission is missing"),
+        (("noperm", "acl failure", "no permission"), "a permission is missing"),
         (("oom ",), "its memory is full"),
-        (("timeout",), "it does not answer in time"),
+        (("loading",), "it is starting"),
     ):
         if any(needle in text for needle in needles):
             return words
