@@ -68,6 +68,10 @@ def tool(name: str, about: str, properties: Result | None = None, **more: Any) -
     return keep
 
 
+def done(result: Result) -> Result:
+    return {"resultType": "complete", **result}
+
+
 def text(words: str, **more: Any) -> Result:
     return {"content": [{"type": "text", "text": words}], **more}
 
@@ -427,7 +431,7 @@ TEMPLATES = [
 
 
 def said(*contents: Result) -> Result:
-    return {"messages": [{"role": "user", "content": content} for content in contents]}
+    return done({"messages": [{"role": "user", "content": content} for content in contents]})
 
 
 async def get_prompt(context: Context, params: types.GetPromptRequestParams) -> Result:
@@ -467,12 +471,12 @@ async def read_resource(_: Context, params: types.ReadResourceRequestParams) -> 
     else:
         raise MCPError(types.INVALID_PARAMS, "Resource not found", {"uri": uri})
     # A server that says everybody may keep this: the registry must not repeat it.
-    return {"contents": [{"uri": uri, **content}], "ttlMs": 5000, "cacheScope": "public"}
+    return done({"contents": [{"uri": uri, **content}], "ttlMs": 5000, "cacheScope": "public"})
 
 
 def listing(key: str, entries: list[Result]) -> Callable[[Context, types.PaginatedRequestParams], Awaitable[Result]]:
     async def answer(_: Context, __: types.PaginatedRequestParams) -> Result:
-        return {key: entries, "ttlMs": 5000, "cacheScope": "public"}
+        return done({key: entries, "ttlMs": 5000, "cacheScope": "public"})
 
     return answer
 
@@ -481,12 +485,12 @@ async def call_tool(context: Context, params: types.CallToolRequestParams) -> Re
     if params.name not in TOOLS:
         raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name}")
     given = params.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return await TOOLS[params.name][1](context, params.arguments or {}, Answers(given))
+    return done(await TOOLS[params.name][1](context, params.arguments or {}, Answers(given)))
 
 
 async def complete(_: Context, params: types.CompleteRequestParams) -> Result:
     values = [word for word in ("paris", "park", "party", "test") if word.startswith(params.argument.value)]
-    return {"completion": {"values": values, "total": len(values), "hasMore": False}}
+    return done({"completion": {"values": values, "total": len(values), "hasMore": False}})
 
 
 async def accept(_: Context, __: Any) -> Result:

@@ -155,15 +155,19 @@ async def _answers(caller: RequestCaller, questions: Any) -> dict[str, Any]:
     return found
 
 
+def done(result: dict[str, Any]) -> dict[str, Any]:
+    """The newer era wants to be told that there is nothing to come; what the older one does not know is left out."""
+    return {"resultType": "complete", **result}
+
+
 def checked(method: str, version: str, result: dict[str, Any]) -> dict[str, Any]:
     """A result of an outside server that follows the protocol its caller speaks.
 
     The SDK would check it as well, and write all of a result it refuses into the log.
     """
-    if version in MODERN_PROTOCOL_VERSIONS:
-        result = {"resultType": "complete", **result}
-    else:
+    if version not in MODERN_PROTOCOL_VERSIONS:
         result = {key: value for key, value in result.items() if key != "resultType"}
+    result = done(result)
     private = method in methods.CACHEABLE_METHODS and version in MODERN_PROTOCOL_VERSIONS
     if private and result["resultType"] == "complete":
         # Who may ask is decided here, so what is given must not be kept for others.
@@ -189,4 +193,8 @@ def as_rpc_error(error: ApiError, request_id: str) -> MCPError:
 def as_tool_error(error: ApiError, request_id: str) -> dict[str, Any]:
     """The same refusal as a tool's result, which is what a model gets to see and can act on."""
     words = " ".join((error.message, *error.suggestions, f"({error.code}, request {request_id})"))
-    return {"content": [{"type": "text", "text": words}], "isError": True}
+    return tool_error(words)
+
+
+def tool_error(words: str) -> dict[str, Any]:
+    return done({"content": [{"type": "text", "text": words}], "isError": True})

@@ -17,7 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from mcpstack import __version__
 from mcpstack.common.errors import ApiError
 from mcpstack.registry.catalogue import SEPARATOR, Catalogue
-from mcpstack.registry.mcp_caller import Context, RequestCaller, as_rpc_error, as_tool_error, checked, complete
+from mcpstack.registry.mcp_caller import (
+    Context,
+    RequestCaller,
+    as_rpc_error,
+    as_tool_error,
+    checked,
+    complete,
+    done,
+    tool_error,
+)
 from mcpstack.registry.mcp_exchange import exchange_of, require
 from mcpstack.registry.principal import CALL, READ
 
@@ -164,7 +173,7 @@ class Front:
     async def _list(self, context: Context, params: types.PaginatedRequestParams) -> dict[str, Any]:
         if params.cursor is not None:
             raise MCPError(types.INVALID_PARAMS, "There is one page only.")
-        return {"tools": list(TOOLS.values())}
+        return done({"tools": list(TOOLS.values())})
 
     async def _call(self, context: Context, params: types.CallToolRequestParams) -> dict[str, Any]:
         exchange = exchange_of(context)
@@ -178,7 +187,7 @@ class Front:
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
             words = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:5])
-            return {"content": [{"type": "text", "text": f"Wrong arguments: {words}."}], "isError": True}
+            return tool_error(f"Wrong arguments: {words}.")
         except ApiError as error:
             exchange.log["code"] = error.code
             if error.code == "internal_error":
@@ -226,4 +235,4 @@ def continuation(params: BaseModel) -> dict[str, Any]:
 
 def _structured(found: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-    return {"content": [{"type": "text", "text": text}], "structuredContent": found, "isError": False}
+    return done({"content": [{"type": "text", "text": text}], "structuredContent": found, "isError": False})

@@ -31,6 +31,7 @@ from mcpstack.registry.mcp_caller import (
     as_tool_error,
     checked,
     complete,
+    done,
     session_state,
 )
 from mcpstack.registry.mcp_exchange import current, exchange_of, require
@@ -107,7 +108,7 @@ class Sets:
             "supportedVersions": list(MODERN_PROTOCOL_VERSIONS),
             "capabilities": capabilities(members, context.protocol_version),
         }
-        return found | ({"instructions": members.instructions} if members.instructions else {})
+        return done(found) | ({"instructions": members.instructions} if members.instructions else {})
 
     async def _list(self, context: Context, params: types.PaginatedRequestParams) -> dict[str, Any]:
         tools = exposed(_members(context))
@@ -117,7 +118,7 @@ class Sets:
         result: dict[str, Any] = {"tools": page}
         if len(names) > PAGE:
             result["nextCursor"] = base64.urlsafe_b64encode(names[PAGE - 1].encode()).decode()
-        return result
+        return done(result)
 
     async def _call(self, context: Context, params: types.CallToolRequestParams) -> dict[str, Any]:
         exchange = exchange_of(context)

@@ -123,8 +123,9 @@ class Fetcher:
             return await self._object(answer)
 
     async def post(self, url: str, form: dict[str, str], login: Login) -> dict[str, Any] | None:
-        credentials = aiohttp.BasicAuth(quote(login.user, safe=""), quote(login.password, safe=""))
-        async with self._session(False).post(url, data=form, auth=credentials, allow_redirects=False) as answer:
+        pair = f"{quote(login.user, safe='')}:{quote(login.password, safe='')}"
+        headers = {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+        async with self._session(False).post(url, data=form, headers=headers, allow_redirects=False) as answer:
             return await self._object(answer)
 
     @staticmethod
