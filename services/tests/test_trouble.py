@@ -293,7 +293,7 @@ def test_flushed_scripts_are_loaded_again(gateway: Gateway, stack: Stack, key: s
         answer = gateway.get("/v1/models", key)
         assert answer.status == 200
         assert "x-ratelimit-degraded" not in answer.headers
-        assert all(name.startswith(b"gw:rpm:") for name in operator.keys("*"))
+        assert all(name.startswith((b"gw:k:", b"gw:l:")) for name in operator.keys("*"))
 
 
 # Stopping

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 
 import pytest
 
 import support
 from mcpstack.common import apikey, logs
 from mcpstack.common.errors import CATALOGUE, ApiError
-from mcpstack.gateway.limits import LocalBuckets, Verdict, refusal
 from mcpstack.gateway.observe import route_of
 from mcpstack.gateway.proxy import _COMPLETION_TOKENS, _PROMPT_TOKENS, _whole_events
 
@@ -74,28 +72,6 @@ def test_every_error_says_what_to_do(code: str) -> None:
     assert all(suggestion.endswith(".") for suggestion in body["suggestions"])
     assert ("WWW-Authenticate" in error.headers) is (error.status == 401)
     assert error.status != 503 or int(error.headers["Retry-After"]) > 0
-
-
-def test_local_bucket_refills_and_never_overflows() -> None:
-    buckets = LocalBuckets()
-    assert [buckets.take("k", 2, 0.0).allowed for _ in range(3)] == [True, True, False]
-    assert buckets.take("k", 2, 29.0).allowed is False
-    assert buckets.take("k", 2, 30.5).allowed is True
-    assert [buckets.take("k", 2, 10_000.0).allowed for _ in range(3)] == [True, True, False]
-    assert buckets.take("k", 2, 5.0).allowed is False  # a clock that goes back gives nothing away
-
-
-def test_local_buckets_are_bounded() -> None:
-    buckets = LocalBuckets(capacity=10)
-    for number in range(100):
-        buckets.take(str(number), 1, 0.0)
-    assert len(buckets._buckets) == 10
-
-
-@pytest.mark.parametrize(("wait_ms", "seconds"), [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)])
-def test_retry_after_is_rounded_up(wait_ms: int, seconds: int) -> None:
-    error = refusal(Verdict(False, 60, 0, wait_ms, 60_000, False))
-    assert error.headers["Retry-After"] == str(seconds) == str(max(1, math.ceil(wait_ms / 1000)))
 
 
 @pytest.mark.parametrize(

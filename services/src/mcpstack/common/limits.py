@@ -203,6 +203,7 @@ class Limiter:
 
     async def close(self) -> None:
         await self._script.flush()
+        self._link.close()
 
     # Requests
 

@@ -290,8 +290,8 @@ class Script:
     async def flush(self) -> None:
         """Send what lingers and wait for the end of what is on its way; each way has a time limit."""
         self._start()
-        while self._batch or self._waiting:
-            await asyncio.sleep(0.001)  # noqa: ASYNC110 - at the end of the process, once
+        while self._batch or self._waiting:  # noqa: ASYNC110 - at the end of the process, once
+            await asyncio.sleep(0.001)
 
     def _put(
         self, keys: Sequence[str], what: str, forsaken: Callable[[str], None] | None = None

@@ -34,7 +34,6 @@ _BYTES_A_TOKEN = 4
 _LOOK_CLOSER = 16 * 1024  # a smaller body holds no picture worth looking for
 _PICTURE = 1024  # tokens that a picture or a recording counts for, whatever its size
 _SHORT = 1024  # a string below this is taken for text
-_NO_ANSWER = frozenset(("/v1/embeddings", "/v1/messages/count_tokens"))
 _MOST = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _REMEMBERED = 10_000
 
@@ -51,9 +50,11 @@ def estimate(path: str, payload: dict[str, Any], size: int) -> Estimate:
     Pictures and recordings inside the body count 1024 tokens each instead of their bytes. This decides about admission
     only; what is billed is what the model server says, and the estimate of the prompt where it says nothing.
     """
+    if path == "/v1/messages/count_tokens":
+        return Estimate(0, 0)
     pictures, hidden = _attachments(payload) if size > _LOOK_CLOSER else (0, 0)
     prompt = max(1, math.ceil((size - hidden) / _BYTES_A_TOKEN)) + pictures * _PICTURE
-    if path in _NO_ANSWER:
+    if path == "/v1/embeddings":
         return Estimate(prompt, 0)
     asked = payload.get("prompt")
     prompts = len(asked) if isinstance(asked, list) and asked and not isinstance(asked[0], int) else 1
@@ -108,12 +109,13 @@ class Doors:
         if len(self._refused) > _REMEMBERED:
             self._refused.popitem(last=False)
 
-    def refused(self, kid: str, limits: Limits) -> Verdict | None:
+    def refused(self, kid: str, limits: Limits, up: bool) -> Verdict | None:
         if kid not in self._refused:
             return None
         verdict, until = self._refused[kid]
         wait = math.ceil((until - time.monotonic()) * 1000)
-        if wait <= 0 or verdict.limits.rpm != limits.rpm:
+        alone = verdict.degraded and up  # what was decided here meanwhile is over
+        if wait <= 0 or alone or (verdict.limits.rpm != limits.rpm and not verdict.degraded):
             del self._refused[kid]
             return None
         return verdict._replace(requests_wait=wait)
@@ -240,13 +242,19 @@ def _full(limits: Limits) -> Verdict:
     return Verdict(CONCURRENCY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, limits.concurrency, limits)
 
 
+def _authorization(request: Request) -> str | None:
+    """Anthropic's clients send the key by itself, in a header of its own."""
+    given = request.headers.get("x-api-key") if request.url.path.startswith("/v1/messages") else None
+    return f"Bearer {given}" if given else request.headers.get("authorization")
+
+
 async def _identify(gateway: Gateway, request: Request, scope: str | None) -> Admission:
-    key = await gateway.keys.verify(request.headers.get("authorization"))
+    key = await gateway.keys.verify(_authorization(request))
     request.state.log["kid"] = key.kid
     if scope is not None and scope not in key.scopes:
         raise ApiError("insufficient_scope", f"This API key does not have the scope {scope!r}.", param=scope)
     admission = Admission(gateway, request, key)
-    known = gateway.doors.refused(key.kid, admission.limits)
+    known = gateway.doors.refused(key.kid, admission.limits, gateway.limiter.up)
     if known is not None:
         admission._decide(known)
     return admission

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp
 
 from mcpstack import __version__
 from mcpstack.common.errors import ApiError
-from mcpstack.gateway import dialects, document, schemas
-from mcpstack.gateway.inference import Inference, admit
+from mcpstack.gateway import dialects, document, schemas, usage
+from mcpstack.gateway.admission import admit
+from mcpstack.gateway.inference import Inference
 from mcpstack.gateway.observe import Observe
 from mcpstack.gateway.service import Gateway
 
@@ -56,6 +57,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.state.gateway = gateway
     app.include_router(_operation(gateway))
     app.include_router(_models(gateway))
+    app.include_router(usage.router(gateway))
     app.openapi = lambda: document.write(app)  # type: ignore[method-assign]
     served: ASGIApp = Inference(app, gateway)
     if gateway.settings.cors_origins:

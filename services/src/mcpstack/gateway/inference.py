@@ -7,17 +7,15 @@ They stand in front of the framework, because it would take as long to find the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcpstack.common.errors import ApiError
-from mcpstack.common.keys import Key
 from mcpstack.gateway import bodies
+from mcpstack.gateway.admission import entering, estimate
 from mcpstack.gateway.endpoints import BY_PATH, Endpoint
-from mcpstack.gateway.limits import refusal
 from mcpstack.gateway.proxy import Answer, send_error
 from mcpstack.gateway.service import Gateway
 
@@ -49,15 +47,14 @@ class Inference:
 
     async def _prepare(self, endpoint: Endpoint, request: Request) -> Answer:
         gateway, settings = self._gateway, self._gateway.settings
-        key = await admit(gateway, request, endpoint.scope)
-        gateway.limiter.enter(key.kid, key.concurrency)
-        try:
+        async with await entering(gateway, request, endpoint.scope) as admission:
             raw = await bodies.read(request, settings.max_body_bytes, settings.body_timeout)
             payload = bodies.parse(raw, endpoint.request)
             # Only the bytes are kept while something is awaited: what they hold can take fifty times their space.
             name, stream = payload["model"], payload.get("stream") is True
             show_usage = not (stream and endpoint.dialect.asks_for_usage) or _asks_for_usage(payload)
             body = bodies.encode(payload)
+            guess = estimate(endpoint.path, payload, len(body))
             del raw, payload
             await gateway.pool.require_model(name)
             request.state.log["model"] = name
@@ -68,26 +65,8 @@ class Inference:
                 body=body,
                 stream=stream,
                 show_usage=show_usage,
-                reservation=_Uncounted(),
-                done=_leaver(gateway, key),
+                reservation=await admission.reserve(name, guess),
             )
-        except BaseException:
-            gateway.limiter.leave(key.kid)
-            raise
-
-
-def _leaver(gateway: Gateway, key: Key) -> Callable[[], None]:
-    return lambda: gateway.limiter.leave(key.kid)
-
-
-class _Uncounted:
-    """Nothing was set aside."""
-
-    def settle(self, prompt: int | None, completion: int) -> bool:
-        return True
-
-    def refund(self) -> bool:
-        return True
 
 
 def _asks_for_usage(payload: dict[str, Any]) -> bool:
@@ -95,28 +74,3 @@ def _asks_for_usage(payload: dict[str, Any]) -> bool:
     options = payload.get("stream_options") or {}
     payload["stream_options"] = {**options, "include_usage": True}
     return options.get("include_usage") is True
-
-
-def authorization(request: Request) -> str | None:
-    """Anthropic's clients send the key by itself, in a header of its own."""
-    if request.url.path.startswith("/v1/messages"):
-        given = request.headers.get("x-api-key")
-        if given:
-            return f"Bearer {given}"
-    return request.headers.get("authorization")
-
-
-async def admit(gateway: Gateway, request: Request, scope: str) -> Key:
-    """Who is it, may they, are they within their limit."""
-    key = await gateway.keys.verify(authorization(request))
-    request.state.log["kid"] = key.kid
-    if scope not in key.scopes:
-        raise ApiError("insufficient_scope", f"This API key does not have the scope {scope!r}.", param=scope)
-    verdict = await gateway.limiter.take(key.kid, key.rpm)
-    request.state.headers.extend(verdict.headers())
-    if verdict.degraded:
-        request.state.log["ratelimit"] = "local"
-        gateway.metrics.degraded.set(1)
-    if not verdict.allowed:
-        raise refusal(verdict)
-    return key

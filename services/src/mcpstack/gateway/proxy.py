@@ -14,7 +14,6 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -100,7 +99,6 @@ class Answer:
         stream: bool,
         show_usage: bool,
         reservation: Reservation,
-        done: Callable[[], None],
     ) -> None:
         self._gateway = gateway
         self._endpoint = endpoint
@@ -110,7 +108,6 @@ class Answer:
         self._stream = stream
         self._show_usage = show_usage
         self._reservation = reservation
-        self._done = done
         self._request_id = ""
         self._route = ""
         self._began = 0.0
@@ -152,7 +149,6 @@ class Answer:
             self._gateway.answers.discard(task)
             self._let_go()
             self._account()
-            self._done()
 
     async def _watch(self, receive: Receive, task: asyncio.Task[Any]) -> None:
         while True:
@@ -380,11 +376,11 @@ class Answer:
         await self._start_stream(send)
 
     async def _forward(self, send: Send, ready: bytes, last: bool) -> None:
-        self._events += ready.count(b"\n\n") or ready.count(b"\r\n\r\n")
-        self._pieces += ready.count(self._dialect.token)
         problem = None
         if b'"usage"' in ready or b'"error"' in ready:
             ready, problem = self._look_into(ready)
+        self._events += ready.count(b"\n\n") or ready.count(b"\r\n\r\n")
+        self._pieces += ready.count(self._dialect.token)
         if last and problem is None:
             self._account()
         if ready:

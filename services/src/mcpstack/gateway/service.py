@@ -12,17 +12,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
-from valkey.exceptions import ValkeyError
 
 from mcpstack.common import database
 from mcpstack.common.errors import ApiError
 from mcpstack.common.keys import KeyStore, UnavailableError
+from mcpstack.common.limits import Limiter
 from mcpstack.common.migrate import MigrationError
 from mcpstack.common.secretfile import SecretError
-from mcpstack.gateway.limits import Limiter
+from mcpstack.common.valkey import Link, ValkeyError
+from mcpstack.gateway.admission import Doors
 from mcpstack.gateway.metrics import Metrics
 from mcpstack.gateway.pool import Pool
 from mcpstack.gateway.settings import Secrets, Settings
+from mcpstack.gateway.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,11 @@ class Gateway:
         self.secrets = secrets
         self.metrics = Metrics()
         self.keys = KeyStore(settings, secrets)
-        self.limiter = Limiter(settings, secrets)
+        self.valkey = Link(settings, secrets.valkey_password)
+        self.usage = Usage(settings, secrets.db_login)
+        self.limiter = Limiter(settings, self.valkey, self.usage.totals)
+        self.usage.on_totals = self.limiter.floor
+        self.doors = Doors()
         self.pool = Pool(settings)
         self.answers: set[asyncio.Task[Any]] = set()
         self.in_flight = 0
@@ -59,19 +65,21 @@ class Gateway:
         self.metrics.queue_length.set_function(lambda: self.pool.waiting)
         self._look = {name: asyncio.Event() for name in ("postgres", "valkey")}
         self.keys.on_failure = self._look["postgres"].set
-        self.limiter.on_failure = self._look["valkey"].set
+        self.valkey.on_failure = self._look["valkey"].set
         for name, check in (
             ("postgres", self._postgres),
             ("valkey", self.limiter.check),
         ):
             self._tasks.append(asyncio.create_task(self._watch(name, check)))
-        self._tasks.append(asyncio.create_task(self._write_last_used()))
+        for work in (self._write_last_used(), self.limiter.keep(), self.usage.run()):
+            self._tasks.append(asyncio.create_task(work))
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(self.keys.close(), self.limiter.close(), self.pool.close(), return_exceptions=True)
+        ends = (self.keys.close(), self.usage.close(), self.limiter.close(), self.pool.close())
+        await asyncio.gather(*ends, return_exceptions=True)
 
     async def drain(self) -> None:
         """Refuse new work, let running answers end, cut what is left after the grace."""

@@ -75,6 +75,12 @@ class Settings:
 
     default_rpm: int = setting("600", s.whole(1, 1_000_000), "Requests a minute for a key without its own limit")
     default_concurrency: int = setting("32", s.whole(1, 100_000), "Requests at once for a key without its own limit")
+    default_tpm: int = setting("0", s.whole(0, 10**9), "Tokens a minute for a key without its own limit; 0: no limit")
+    default_tokens_day: int = setting("0", s.whole(0, 10**12), "Tokens a day for such a key; 0: no limit")
+    default_tokens_month: int = setting("0", s.whole(0, 10**12), "Tokens a month for such a key; 0: no limit")
+    reserve_tokens: int = setting(
+        "1024", s.whole(1, 10**6), "Tokens set aside for an answer when the request says no max_tokens"
+    )
     replicas: int = setting("1", s.whole(1, 1000), "Gateways that share the limits, for the local limiter")
 
     key_cache_seconds: float = setting("30", s.seconds(0, 3600), "How long a key is trusted without asking Postgres")
