@@ -187,6 +187,7 @@ class Embedder:
 
 
 def as_text(vector: Iterable[float]) -> str:
+    """As Postgres reads it. Of length 1, so that the inner product, at half the cost, is the cosine."""
     return "[" + ",".join(f"{number:.7g}" for number in vector) + "]"
 
 
@@ -198,10 +199,14 @@ def _read(raw: bytes, wanted: int) -> list[list[float]]:
     sizes = {len(vector) for vector in vectors}
     if len(sizes) != 1 or not 1 <= sizes.pop() <= _MAX_DIM:
         raise ValueError("not one dimension")
-    for vector in vectors:
-        if not all(map(math.isfinite, vector)) or not any(vector):
-            raise ValueError("not a direction")
-    return vectors
+    return [_of_length_one(vector) for vector in vectors]
+
+
+def _of_length_one(vector: list[float]) -> list[float]:
+    length = math.hypot(*vector)
+    if not 1e-30 < length < 1e30:  # inf and nan as well
+        raise ValueError("not a direction")
+    return [number / length for number in vector]
 
 
 # The index

@@ -111,7 +111,7 @@ class Searcher:
 
 _K = 20
 _USABLE = """t.status = 'active' AND (%(server)s::text IS NULL OR t.server_id = %(server)s)
-            AND t.server_id IN (SELECT id FROM registry.mcp_server WHERE enabled)"""
+            AND t.server_id <> ALL (ARRAY(SELECT id FROM registry.mcp_server WHERE NOT enabled))"""
 _WORDS = f"""
 WITH words AS MATERIALIZED (
     SELECT registry.any_word(%(query)s) AS query
@@ -128,7 +128,7 @@ WITH words AS MATERIALIZED (
 )"""
 _VECTORS = f""", vectors AS (
     SELECT id, row_number() OVER (ORDER BY distance, id) AS rank FROM (
-        SELECT t.id, e.vec OPERATOR(public.<=>) %(vector)s::public.vector AS distance
+        SELECT t.id, e.vec OPERATOR(public.<#>) %(vector)s::public.vector AS distance
         FROM registry.tool_embedding e JOIN registry.tool t ON t.id = e.tool_id
         WHERE e.model = %(model)s AND e.dim = %(dim)s AND {_USABLE}
         ORDER BY distance, t.id LIMIT %(candidates)s) AS best
@@ -138,10 +138,10 @@ _WEIGHTS = {"exact": 100.0, "fts": 1.0, "trigrams": 1.0, "vectors": 2.5}
 
 def _statement(*ways: str) -> bytes:
     ranked = "\n        UNION ALL ".join(
-        f"SELECT id, {_WEIGHTS[way]} / ({_K} + rank) AS share FROM {way}" for way in ways
+        f"SELECT id, {_WEIGHTS[way]}::float8 / ({_K} + rank) AS share FROM {way}" for way in ways
     )
     return f"""{_WORDS}{_VECTORS if "vectors" in ways else ""}, fused AS (
-    SELECT id, sum(share)::float8 AS score FROM (
+    SELECT id, sum(share) AS score FROM (
         {ranked}) AS ranked GROUP BY id ORDER BY score DESC, id LIMIT %(limit)s
 )
 SELECT t.server_id, t.name, t.title, t.description, t.input_schema, t.output_schema, t.annotations, t.extra, f.score

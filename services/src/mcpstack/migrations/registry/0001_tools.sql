@@ -98,6 +98,7 @@ CREATE TABLE registry.tool (
     CHECK ((status = 'disabled') = (disabled_by IS NOT NULL)),
     CHECK (status <> 'active' OR approved_hash = def_hash)
 );
+CREATE INDEX tool_lower_name ON registry.tool (lower(name));
 CREATE INDEX tool_tsv ON registry.tool USING gin (tsv);
 
 -- The model in force, and the one that is being indexed to take its place.
