@@ -40,7 +40,7 @@ def test_the_package_takes_every_file_along() -> None:
     package = support.ROOT / "src/mcpstack"
     patterns = config["tool"]["setuptools"]["package-data"]["mcpstack"]
     taken = {path for pattern in patterns for path in package.glob(pattern)}
-    assert {path for path in package.rglob("*.sql")} - taken == set()
+    assert set(package.rglob("*.sql")) - taken == set()
 
 
 def test_an_unknown_component_is_a_mistake_of_the_caller() -> None:
@@ -263,7 +263,8 @@ def test_everything_belongs_to_the_owner(stack: Stack, database: str) -> None:
     with stack.postgres.admin(database) as conn:
         owners = conn.execute(
             "SELECT DISTINCT pg_get_userbyid(owner) FROM ("
-            "SELECT relowner, relnamespace, oid FROM pg_class UNION SELECT proowner, pronamespace, oid FROM pg_proc UNION "
+            "SELECT relowner, relnamespace, oid FROM pg_class UNION "
+            "SELECT proowner, pronamespace, oid FROM pg_proc UNION "
             "SELECT typowner, typnamespace, oid FROM pg_type UNION SELECT nspowner, oid, oid FROM pg_namespace"
             ") AS things (owner, space, thing) WHERE space = ANY (ARRAY["
             "to_regnamespace('gateway')::oid, to_regnamespace('jobs')::oid, to_regnamespace('registry')::oid])"
@@ -332,9 +333,7 @@ def test_months_are_made_ahead_and_take_over_what_was_there(stack: Stack) -> Non
             [f"audit_log_{_month(3):%Y%m}"],
         )
         assert worker.execute("SELECT gateway.audit_log_make_months(3)").fetchone() == ([],)
-        where = owner.execute(
-            "SELECT at, tableoid::regclass::text FROM gateway.audit_log ORDER BY at", ()
-        ).fetchall()
+        where = owner.execute("SELECT at, tableoid::regclass::text FROM gateway.audit_log ORDER BY at", ()).fetchall()
         month = f"gateway.audit_log_{_month(3):%Y%m}"
         rest = "gateway.audit_log_default"
         assert [row[1] for row in where] == [rest, month, month, rest]

@@ -47,7 +47,15 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(FOREIGN, str(error))
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedColumn):
         return _complain(FOREIGN, "The database has not the schema of this release. Run mcpstack-admin migrate.")
+    except psycopg.errors.InsufficientPrivilege as error:
+        _note(arguments, context, "failed")
+        return _complain(
+            UNAVAILABLE,
+            f"Postgres cannot be used: {database.reason(error)}. See that it is healthy, and that the login is one of "
+            "the database's owner.",
+        )
     except psycopg.Error as error:
+        _note(arguments, context, "failed")
         return _complain(UNAVAILABLE, f"Postgres cannot be used: {database.reason(error)}. See that it is healthy.")
     if not context.audited and not getattr(arguments, "check", False):
         _note(arguments, context, "ok")

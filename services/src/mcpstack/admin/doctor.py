@@ -155,7 +155,7 @@ def _service(name: str, url: str) -> list[dict[str, Any]]:
         said = json.loads(raw)
         status, parts = _word(said["status"]), dict(said["checks"])
         found = [_part(f"{name}.{_word(part)}", check, fix) for part, check in sorted(parts.items())]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [_fail(name, f"{name} gives an answer that is not understood.", fix)]
     head = _pass(name, status) if status == "ready" else _fail(name, f"{name} is {status}.", fix)
     return [head, *found]
