@@ -50,8 +50,11 @@ CATALOGUE: dict[str, Kind] = {
     "model_not_found": Kind(404, "invalid_request_error", ("GET /v1/models lists the models.",)),
     "unsupported_endpoint": Kind(404, "invalid_request_error", ("Use POST /v1/chat/completions.",)),
     "tool_not_found": Kind(404, "invalid_request_error", ("GET /v1/tools lists the tools.",)),
+    "task_not_found": Kind(404, "invalid_request_error", ("GET /v1/tasks lists your tasks.",)),
     "method_not_allowed": Kind(405, "invalid_request_error", ("Use a method from the Allow header.",)),
     "request_timeout": Kind(408, "invalid_request_error", ("Send the body without pauses.",)),
+    "idempotency_conflict": Kind(409, "invalid_request_error", ("Send a new Idempotency-Key with a new request.",)),
+    "task_finished": Kind(409, "invalid_request_error", ("GET /v1/tasks/{id} shows how it ended.",)),
     "request_too_large": Kind(413, "invalid_request_error", ("Send a smaller body.", "Split the input.")),
     "misdirected_request": Kind(421, "invalid_request_error", ("Use the host name the operator published.",)),
     "rate_limit_exceeded": Kind(
@@ -69,6 +72,9 @@ CATALOGUE: dict[str, Kind] = {
         429, "rate_limit_error", ("Wait for one of your running requests to end.",), retry_after=1
     ),
     "queue_full": Kind(429, "rate_limit_error", ("Try again as Retry-After says.", "Use another model."), 2),
+    "task_limit_exceeded": Kind(
+        429, "rate_limit_error", ("Wait for one of your tasks to end.", "Cancel one with DELETE /v1/tasks/{id}."), 5
+    ),
     "internal_error": Kind(500, "server_error", ("Try again.", "Give the request_id to the operator.")),
     "model_runner_error": Kind(502, "server_error", ("Try again.", "Give the request_id to the operator.")),
     "tool_server_error": Kind(502, "server_error", ("Try again.", "Give the request_id to the operator.")),
@@ -85,6 +91,7 @@ CATALOGUE: dict[str, Kind] = {
     "tool_server_busy": Kind(503, "server_error", ("Try again as Retry-After says.",), 1),
     "auth_unavailable": Kind(503, "server_error", ("Try again as Retry-After says.",), 5),
     "usage_unavailable": Kind(503, "server_error", ("Try again as Retry-After says.",), 5),
+    "task_queue_unavailable": Kind(503, "server_error", ("Try again as Retry-After says.",), 5),
     "shutting_down": Kind(503, "server_error", ("Try again as Retry-After says.",), 2),
     "model_runner_timeout": Kind(
         504, "server_error", ('Use "stream": true for long answers.', "Lower max_tokens.", "Try again later.")
