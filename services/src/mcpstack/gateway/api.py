@@ -27,6 +27,7 @@ _EXPOSED = [
     "Retry-After",
     "X-Request-ID",
     "X-RateLimit-Degraded",
+    "X-Mcpstack-Cache",
     *(f"X-RateLimit-{what}-{of}" for what in ("Limit", "Remaining", "Reset") for of in ("Requests", "Tokens")),
 ]
 

@@ -7,6 +7,7 @@ They stand in front of the framework, because it would take as long to find the 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcpstack.common.errors import ApiError
 from mcpstack.gateway import bodies
 from mcpstack.gateway.admission import entering, estimate
+from mcpstack.gateway.cache import Again
 from mcpstack.gateway.endpoints import BY_PATH, Endpoint
 from mcpstack.gateway.proxy import Answer, send_error
 from mcpstack.gateway.service import Gateway
@@ -26,12 +28,15 @@ class Inference:
         self._gateway = gateway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = BY_PATH.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        endpoint = BY_PATH.get(scope["path"]) if scope["type"] == "http" else None
         if endpoint is None:
             await self._app(scope, receive, send)
             return
         state = scope["state"]
         try:
+            if scope["method"] != "POST":
+                message = f"{scope['method'][:16]} is not possible here."
+                raise ApiError("method_not_allowed", message, headers={"Allow": "POST"})
             answer = await self._prepare(endpoint, Request(scope, receive))
         except ApiError as error:
             self._gateway.metrics.errors.labels(error.code).inc()
@@ -45,7 +50,7 @@ class Inference:
         else:
             await answer(scope, receive, send)
 
-    async def _prepare(self, endpoint: Endpoint, request: Request) -> Answer:
+    async def _prepare(self, endpoint: Endpoint, request: Request) -> ASGIApp:
         gateway, settings = self._gateway, self._gateway.settings
         async with await entering(gateway, request, endpoint.scope) as admission:
             raw = await bodies.read(request, settings.max_body_bytes, settings.body_timeout)
@@ -55,9 +60,18 @@ class Inference:
             show_usage = not (stream and endpoint.dialect.asks_for_usage) or _asks_for_usage(payload)
             body = bodies.encode(payload)
             guess = estimate(endpoint.path, payload, len(body))
+            cached = gateway.cache.name(admission.key, endpoint.path, payload)
             del raw, payload
             await gateway.pool.require_model(name)
             request.state.log["model"] = name
+            if cached is not None:
+                found = await gateway.cache.get(cached)
+                result = "miss" if found is None else "hit"
+                request.state.headers.append((b"x-mcpstack-cache", result.encode()))
+                request.state.log["cache"] = result
+                if found is not None:
+                    await admission.count()
+                    return Again(found)
             return Answer(
                 gateway,
                 endpoint,
@@ -66,6 +80,7 @@ class Inference:
                 stream=stream,
                 show_usage=show_usage,
                 reservation=await admission.reserve(name, guess),
+                keep=partial(gateway.cache.put, cached) if cached is not None else None,
             )
 
 

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -99,7 +100,9 @@ class Answer:
         stream: bool,
         show_usage: bool,
         reservation: Reservation,
+        keep: Callable[[bytes], None] | None = None,
     ) -> None:
+        """`keep` gets a whole answer that may be given again."""
         self._gateway = gateway
         self._endpoint = endpoint
         self._dialect: Dialect = endpoint.dialect
@@ -108,6 +111,7 @@ class Answer:
         self._stream = stream
         self._show_usage = show_usage
         self._reservation = reservation
+        self._keep = keep
         self._request_id = ""
         self._route = ""
         self._began = 0.0
@@ -287,6 +291,8 @@ class Answer:
                 raise ApiError("model_runner_error", "The model server's answer is not JSON.")
             self._usage.scan(body)
         self._account()
+        if self._keep is not None:
+            self._keep(body)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         self._started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})

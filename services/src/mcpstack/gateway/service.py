@@ -21,6 +21,7 @@ from mcpstack.common.migrate import MigrationError
 from mcpstack.common.secretfile import SecretError
 from mcpstack.common.valkey import Link, ValkeyError
 from mcpstack.gateway.admission import Doors
+from mcpstack.gateway.cache import Cache
 from mcpstack.gateway.metrics import Metrics
 from mcpstack.gateway.pool import Pool
 from mcpstack.gateway.settings import Secrets, Settings
@@ -47,6 +48,7 @@ class Gateway:
         self.limiter = Limiter(settings, self.valkey, self.usage.totals)
         self.usage.on_totals = self.limiter.floor
         self.doors = Doors()
+        self.cache = Cache(settings, self.valkey)
         self.pool = Pool(settings)
         self.answers: set[asyncio.Task[Any]] = set()
         self.in_flight = 0
