@@ -302,7 +302,7 @@ class Connector(aiohttp.TCPConnector):
         super().__init__(resolver=resolver, socket_factory=resolver.socket_for, **options)
         self._guard = resolver
 
-    async def close(self, *, abort_ssl: bool = False) -> None:  # type: ignore[override]
+    async def close(self, *, abort_ssl: bool = False) -> None:
         await super().close(abort_ssl=abort_ssl)
         await self._guard.close()
 

@@ -16,8 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError
+from jsonschema import Draft202012Validator, validators  # type: ignore[import-untyped]
+from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped]
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -27,7 +27,7 @@ MAX_SCHEMA_DEPTH = 64
 MAX_SCHEMA_BYTES = 128 * 1024
 MAX_PATTERN = 1000
 MAX_PATTERNS = 100
-STEPS = 50_000
+STEPS = 30_000
 # Characters that may be matched against patterns for one check: the other half of what a pattern costs.
 MATCHED = 2_000_000
 

@@ -71,9 +71,11 @@ class Breakers:
         longest: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        on_change: Callable[[str, View], None] | None = None,
     ) -> None:
         self._threshold, self._shortest, self._longest = threshold, shortest, longest
         self._clock, self._jitter = clock, jitter
+        self._on_change = on_change
         self._circuits: dict[str, _Circuit] = {}
 
     @contextlib.contextmanager
@@ -96,7 +98,10 @@ class Breakers:
                 circuit.probing = False
             # A call that began before the breaker opened says nothing about whether it may close now.
             if attempt.outcome is not None and (probe or not circuit.opened):
+                before = circuit.opened
                 self._settle(circuit, attempt.outcome)
+                if before != circuit.opened and self._on_change is not None:
+                    self._on_change(server_id, self.view(server_id))
 
     def _settle(self, circuit: _Circuit, success: bool) -> None:
         if success:

@@ -161,7 +161,6 @@ class _Peer:
     negotiating: asyncio.Lock = field(default_factory=asyncio.Lock)
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    @property
     def met(self) -> bool:
         return self.era is not None
 
@@ -298,7 +297,8 @@ class Upstream:
         peer.in_flight += 1
         timeout = options.get("timeout")
         try:
-            async with asyncio.timeout(server.timeout if timeout is None else timeout):
+            async with asyncio.timeout(server.timeout if timeout is None else timeout) as clock:
+                options["on_message"] = _patient(clock, options.get("on_message"))
                 for attempt in (1, 2):
                     await self._negotiate(peer)
                     generation = peer.generation
@@ -339,10 +339,10 @@ class Upstream:
     # Which era
 
     async def _negotiate(self, peer: _Peer) -> None:
-        if peer.met:
+        if peer.met():
             return
         async with peer.negotiating:
-            if peer.met:
+            if peer.met():
                 return
             try:
                 if await self._discover(peer):
@@ -745,6 +745,24 @@ def _restoring(token: Any, on_message: OnMessage | None) -> OnMessage | None:
         return await on_message(message)
 
     return restored
+
+
+def _patient(clock: asyncio.Timeout, on_message: OnMessage | None) -> OnMessage | None:
+    """The server's time does not run while it waits for an answer of the caller, who may be a person."""
+    if on_message is None:
+        return None
+
+    async def heard(message: dict[str, Any]) -> dict[str, Any] | None:
+        if "id" not in message:
+            return await on_message(message)
+        left = (clock.when() or 0.0) - asyncio.get_running_loop().time()
+        clock.reschedule(None)
+        try:
+            return await on_message(message)
+        finally:
+            clock.reschedule(asyncio.get_running_loop().time() + max(left, 0.0))
+
+    return heard
 
 
 def _header_value(value: str) -> str:
