@@ -28,6 +28,7 @@ DONE, FAILED, USAGE, UNAVAILABLE, FOREIGN = range(5)
 SUBCOMMANDS = (
     "keys",
     "schema",
+    "dead_letters",
     "doctor",
 )
 

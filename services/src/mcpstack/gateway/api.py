@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from mcpstack import __version__
 from mcpstack.common.errors import ApiError
-from mcpstack.gateway import dialects, document, schemas, usage
+from mcpstack.gateway import dialects, document, schemas, tasks, usage
 from mcpstack.gateway.admission import admit
 from mcpstack.gateway.inference import Inference
 from mcpstack.gateway.observe import Observe
@@ -59,6 +59,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
     app.include_router(_operation(gateway))
     app.include_router(_models(gateway))
     app.include_router(usage.router(gateway))
+    app.include_router(tasks.router(gateway))
     app.openapi = lambda: document.write(app)  # type: ignore[method-assign]
     served: ASGIApp = Inference(app, gateway)
     if gateway.settings.cors_origins:

@@ -1,18 +1,22 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prometheus metrics. Labels are the kinds of tasks, states and words fixed here; what is in a job's row never is one."""
+"""Prometheus metrics. Labels are kinds of tasks and words fixed here; what is in a job's row never becomes one."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 from mcpstack import __version__
 from mcpstack.worker.kinds import Pool
+
+if TYPE_CHECKING:
+    from mcpstack.registry.outbound_metrics import Metrics as OutboundMetrics
 
 _DURATION = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600)
 _OUTCOMES = ("succeeded", "retried", "dead", "cancelled", "interrupted")
@@ -67,6 +71,16 @@ class Metrics:
             self.running.labels(kind).set(0)
             for outcome in _OUTCOMES:
                 self.jobs.labels(kind, outcome)
+
+        self._outbound: OutboundMetrics | None = None
+
+    def outbound(self) -> OutboundMetrics:
+        """What a synchronisation of MCP servers counts; made when there is the first one."""
+        if self._outbound is None:
+            from mcpstack.registry.outbound_metrics import Metrics as Found
+
+            self._outbound = Found(self.registry)
+        return self._outbound
 
     def label(self, task: str) -> str:
         return task if task in self._kinds else "other"

@@ -103,19 +103,22 @@ class FencedWorker(Worker):
                 async with self._pool.connection() as conn:
                     if isinstance(retry_decision, PutBack):
                         await conn.execute(_PUT_BACK, run)
-                        return None
+                        return
                     ours = await (await conn.execute(_OURS, run)).fetchone()
                 if ours is None:
                     log.warning("a job was taken over by another worker", extra={"job_id": job.id})
-                    return None
+                    return
                 if job.task_name not in self._known:
                     await self._unknown(job)
-                return await super()._persist_job_status(job, status, retry_decision, context, job_result)
+                await super()._persist_job_status(job, status, retry_decision, context, job_result)
             except _TROUBLE as error:
                 if time.monotonic() > until:
                     # It stays "doing" under our name, which the guard notices.
-                    log.error("the end of a job could not be written", extra={"job_id": job.id, "reason": why(error)})
-                    return None
+                    fields = {"job_id": job.id, "reason": why(error)}
+                    log.error("the end of a job could not be written", extra=fields)  # noqa: TRY400 - no trace needed
+                    return
+            else:
+                return
             await asyncio.sleep(_WRITE_AGAIN)
 
     async def _unknown(self, job: Job) -> None:
@@ -134,9 +137,17 @@ def why(error: BaseException) -> str:
 
 class Queue:
     def __init__(
-        self, settings: Settings, secrets: Secrets, pool: Pool, kinds: Iterable[Kind], metrics: Metrics
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        pool: Pool,
+        work_pool: Pool,
+        kinds: Iterable[Kind],
+        metrics: Metrics,
     ) -> None:
-        self.settings, self.secrets, self.pool, self.metrics = settings, secrets, pool, metrics
+        """`pool` finds the queue's tables without their schema; `work_pool` is for what handlers do."""
+        self.settings, self.secrets, self.metrics = settings, secrets, metrics
+        self.pool, self.work_pool = pool, work_pool
         self.kinds = {kind.name: kind for kind in kinds}
         self.http: aiohttp.ClientSession | None = None
         self.worker: Worker | None = None
@@ -151,7 +162,7 @@ class Queue:
         return datetime.now(UTC) + self.clock_offset
 
     async def open(self) -> None:
-        await self._app.open_async(self.pool)  # type: ignore[arg-type]  # any pool will do, it says "not yet opened"
+        await self._app.open_async(self.pool)
 
     def new_worker(self) -> Worker:
         """One stay in the queue: registered with the database until it ends."""
@@ -174,12 +185,17 @@ class Queue:
         )
         return self.worker
 
+    def stop(self) -> None:
+        """Take no more jobs; those that run may end within the grace."""
+        if self.worker is not None:
+            self.worker.stop()  # type: ignore[no-untyped-call]
+
     def interrupt(self) -> None:
         """The jobs may have been given to others: stop them now, without grace."""
         self._interrupted = True
         if self.worker is not None:
             self.worker.shutdown_graceful_timeout = 0.0
-            self.worker.stop()
+            self.stop()
 
     def running(self) -> dict[int, str]:
         """Jobs that are being run or whose end is being written, by id."""
@@ -189,8 +205,7 @@ class Queue:
     # One run
 
     def _handler(self, kind: Kind) -> Callable[..., Awaitable[Any]]:
-        async def run(context: JobContext, **arguments: Any) -> dict[str, Any] | None:
-            # The time a scheduled job was deferred for is nobody's argument.
+        async def run(context: JobContext, /, **arguments: Any) -> dict[str, Any] | None:
             try:
                 payload = kind.payload.model_validate(arguments)
             except ValidationError as error:
@@ -201,7 +216,7 @@ class Queue:
             work = Work(
                 self.settings,
                 self.secrets,
-                self.pool,
+                self.work_pool,
                 self.http,
                 self.metrics,
                 context.job.id,
@@ -217,7 +232,8 @@ class Queue:
         kind = self.kinds[job.task_name]
         began = time.monotonic()
         self.metrics.running.labels(kind.name).inc()
-        outcome, reason = "failed", "internal"
+        outcome: str = "dead"
+        reason: str | None = "internal"
         try:
             result = await self._limited(call, kind, context)
             await self._note(job, None, None, result)
@@ -271,6 +287,8 @@ class Queue:
             if context.abort_reason() is AbortReason.USER_REQUEST:
                 raise JobAborted from None
             raise TaskError("internal", "The task cancelled itself.") from None
+        except SystemExit:
+            raise TaskError("internal", "The task tried to end the worker.") from None
 
     def _fate(self, error: Exception, job: Job, kind: Kind) -> str:
         last = job.attempts + 1 >= (kind.attempts or self.settings.max_attempts)

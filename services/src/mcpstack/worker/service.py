@@ -20,13 +20,13 @@ from procrastinate.exceptions import ConnectorException
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from mcpstack import __version__
-from mcpstack.common import database, migrate
+from mcpstack.common import migrate
 from mcpstack.common.secretfile import SecretError
 from mcpstack.worker import recover, schedule
 from mcpstack.worker.kinds import Kind, Pool
 from mcpstack.worker.metrics import Collector, Metrics
 from mcpstack.worker.queue import Queue, why
-from mcpstack.worker.settings import Secrets, Settings
+from mcpstack.worker.settings import Secrets, Settings, database_parameters
 from mcpstack.worker.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -56,13 +56,25 @@ class Service:
             configure=_autocommit,
             check=AsyncConnectionPool.check_connection,
             min_size=1,
-            max_size=settings.concurrency + 4,
+            max_size=settings.concurrency + 3,
             timeout=3.0,
             max_lifetime=600,
             reconnect_timeout=10,
             open=False,
         )
-        self.queue = Queue(settings, secrets, self.pool, self.kinds, self.metrics)
+        # Handlers have connections of their own: a busy one must not keep a sign of life waiting.
+        self.work_pool: Pool = AsyncConnectionPool(
+            kwargs=lambda: database_parameters(settings, secrets, "mcpstack-worker-tasks"),
+            check=AsyncConnectionPool.check_connection,
+            min_size=0,
+            max_size=4 * settings.concurrency,
+            timeout=10.0,
+            max_idle=60.0,
+            max_lifetime=600,
+            reconnect_timeout=10,
+            open=False,
+        )
+        self.queue = Queue(settings, secrets, self.pool, self.work_pool, self.kinds, self.metrics)
         self.collector = Collector(self.metrics, self.pool, settings.stalled_after)
         self.fatal: str | None = None
         self.stopping = asyncio.Event()
@@ -72,24 +84,14 @@ class Service:
         self._skewed = False
 
     def _parameters(self) -> dict[str, Any]:
-        found = database.parameters(
-            self.settings.db_host,
-            self.settings.db_port,
-            self.settings.db_name,
-            self.settings.tls_ca_file,
-            self.secrets.db_login,
-            "mcpstack-worker",
-        )
+        found = database_parameters(self.settings, self.secrets)
         # procrastinate names its tables without a schema, and sets this one itself where it listens.
         found["options"] += " -c search_path=jobs"
         del found["autocommit"]
         return found
 
     def readiness(self) -> tuple[int, dict[str, Any]]:
-        if self.stopping.is_set():
-            status = "shutting_down"
-        else:
-            status = "ready" if self._working else "unavailable"
+        status = "shutting_down" if self.stopping.is_set() else "ready" if self._working else "unavailable"
         postgres = {"status": "up" if self._working else "down", "reason": None if self._working else self._reason}
         return (200 if status == "ready" else 503), {"status": status, "checks": {"postgres": postgres}}
 
@@ -106,12 +108,13 @@ class Service:
         async with aiohttp.ClientSession(trust_env=False) as session:
             self.queue.http = session
             await self.pool.open(wait=False)
+            await self.work_pool.open(wait=False)
             await self.queue.open()
             try:
                 await self._stay()
             finally:
                 watchdog.cancel()
-                await self.pool.close(timeout=1.0)
+                await asyncio.gather(self.pool.close(timeout=1.0), self.work_pool.close(timeout=1.0))
         return EXIT_NEWER if self.fatal else 0
 
     def _stop(self) -> None:
@@ -120,8 +123,7 @@ class Service:
             return
         log.info("stopping", extra={"running": len(self.queue.running())})
         self.stopping.set()
-        if self.queue.worker is not None:
-            self.queue.worker.stop()
+        self.queue.stop()
 
     async def _stay(self) -> None:
         pause = _FIRST_RETRY
@@ -165,12 +167,12 @@ class Service:
     async def _work(self) -> None:
         """One stay in the queue. Ends when it is asked to, or raises when it cannot go on."""
         worker = self.queue.new_worker()
-        run = asyncio.create_task(worker.run(), name="queue")
+        run = asyncio.create_task(worker.run(), name="queue")  # type: ignore[no-untyped-call]
         guard = asyncio.create_task(self._guard(), name="guard")
         asked = asyncio.create_task(self.stopping.wait(), name="asked to stop")
         try:
             await asyncio.wait({run, guard, asked}, return_when=asyncio.FIRST_COMPLETED)
-            worker.stop()  # once more: it forgets what it was told before it began
+            self.queue.stop()  # once more: it forgets what it was told before it began
             await asyncio.wait({run}, timeout=self._patience())
             if not run.done():
                 await self._give_up()

@@ -8,7 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mcpstack.common import database, ssrf
 from mcpstack.common import settings as s
 from mcpstack.common.secretfile import Login, SecretError, SecretFile, login, model_key
 from mcpstack.common.settings import Problem, SettingsError, setting
@@ -66,6 +68,11 @@ class Settings:
     valkey_host: str | None = setting("valkey", _optional_host, "Probed by health_check; empty: not")
     valkey_port: int = setting("6379", s.whole(1, 65535), "Valkey port")
 
+    outbound_allow: ssrf.Policy = setting(
+        "", ssrf.parse, "MCP servers may also be at these hosts and networks; as the registry's setting"
+    )
+    outbound_auth_dir: Path = setting("/run/secrets", s.path, "Where the credentials for MCP servers are")
+
     concurrency: int = setting("4", s.whole(1, 64), "Jobs at once")
     max_attempts: int = setting("5", s.whole(1, 100), "Runs of a job before it is a dead letter")
     retry_base: float = setting("5", s.seconds(0.05, 3600), "Pause after the first failure; doubles each time")
@@ -87,6 +94,12 @@ class Settings:
 class Secrets:
     db_login: SecretFile[Login]
     model_api_key: SecretFile[str]
+
+
+def database_parameters(settings: Settings, secrets: Secrets, what: str = "mcpstack-worker") -> dict[str, Any]:
+    return database.parameters(
+        settings.db_host, settings.db_port, settings.db_name, settings.tls_ca_file, secrets.db_login, what
+    )
 
 
 def load(environ: Mapping[str, str] | None = None) -> tuple[Settings, Secrets]:

@@ -109,24 +109,25 @@ def _manifest(path: Path) -> list[Entry]:
     except OSError as error:
         raise TaskError("no_manifest", f"The manifest cannot be read ({error.strerror}).") from None
     try:
-        if len(raw) > _MANIFEST_LIMIT:
-            raise ValueError("too large")
-        entries = [_entry(item) for item in json.loads(raw)["files"]]
-        if len({entry.name for entry in entries}) != len(entries):
-            raise ValueError("a name twice")
+        return _entries(raw)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PermanentError("bad_manifest", f"The manifest cannot be used ({type(error).__name__}).") from None
+
+
+def _entries(raw: bytes) -> list[Entry]:
+    if len(raw) > _MANIFEST_LIMIT:
+        raise ValueError("too large")
+    entries = [_entry(item) for item in json.loads(raw)["files"]]
+    if len({entry.name for entry in entries}) != len(entries):
+        raise ValueError("a name twice")
     return entries
 
 
 def _entry(item: dict[str, Any]) -> Entry:
     name, sha256, size = str(item["name"]), str(item["sha256"]), item.get("size")
     inside = re.fullmatch(r"[A-Za-z0-9._/-]{1,512}", name) and not name.startswith("/") and ".." not in name.split("/")
-    if (
-        not inside
-        or not re.fullmatch(r"[0-9a-f]{64}", sha256)
-        or not (size is None or (type(size) is int and size >= 0))
-    ):
+    sized = size is None or (type(size) is int and size >= 0)
+    if not inside or not sized or not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError("an entry is not usable")
     return Entry(name, sha256, size)
 
@@ -175,13 +176,8 @@ async def _warm_up(work: Work) -> str:
                 listing = json.loads(await answer.content.read(_MANIFEST_LIMIT)) if answer.status == 200 else {}
             model = str(listing["data"][0]["id"])
         body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-        async with work.http.post(
-            f"{settings.model_url}/v1/chat/completions",
-            headers=headers,
-            json=body,
-            timeout=limit,
-            allow_redirects=False,
-        ) as answer:
+        url = f"{settings.model_url}/v1/chat/completions"
+        async with work.http.post(url, headers=headers, json=body, timeout=limit, allow_redirects=False) as answer:
             await answer.content.read(_MANIFEST_LIMIT)
             if answer.status != 200:
                 raise TaskError("warm_up_failed", f"The model server answered {answer.status}.")
