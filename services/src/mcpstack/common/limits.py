@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import secrets
 import time
@@ -25,11 +26,12 @@ from typing import NamedTuple, Protocol
 
 from mcpstack.common.errors import ApiError
 from mcpstack.common.limits_script import LIMITS
-from mcpstack.common.valkey import FAILURES, Link, Script, ValkeySettings
+from mcpstack.common.valkey import FAILURES, AnswerError, Link, Script, ValkeySettings
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED = 10_000
 _PROBE = "-"  # no kid looks like this
-_LEASE = 30.0  # seconds; how long a killed process goes on holding its requests
 
 
 class LimiterSettings(ValkeySettings, Protocol):
@@ -151,12 +153,12 @@ class Limiter:
         settings: LimiterSettings,
         link: Link,
         totals: Callable[[str, Period], Awaitable[Totals | None]] | None = None,
-        lease: float = _LEASE,
+        lease_seconds: float = 30.0,
     ) -> None:
         self._link = link
         self._script = Script(link, LIMITS)
         self._totals = totals
-        self._lease_ms = int(lease * 1000)
+        self._lease_ms = int(lease_seconds * 1000)
         self._name = "r" + secrets.token_hex(5)
         self._numbers = itertools.count(1)
         self._live: weakref.WeakSet[Lease] = weakref.WeakSet()  # one that was lost ends by itself
@@ -246,8 +248,10 @@ class Limiter:
                 if totals is not None:
                     self.floor(kid, period, totals)
                 answer = await self._script.ask(keys, line + "1", forsaken)
-        except FAILURES as error:
-            self._link.failed(error)
+        except AnswerError as error:  # about this key alone: what is stored under its name cannot be used
+            log.warning("valkey cannot decide for a key", extra={"kid": kid, "reason": str(error)[:200]})
+            return None
+        except FAILURES:
             return None
         verdict = _verdict(answer, limits)
         if limits.tokens_day or limits.tokens_month:

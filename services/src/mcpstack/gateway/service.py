@@ -45,7 +45,7 @@ class Gateway:
         self.keys = KeyStore(settings, secrets)
         self.valkey = Link(settings, secrets.valkey_password)
         self.usage = Usage(settings, secrets.db_login)
-        self.limiter = Limiter(settings, self.valkey, self.usage.totals)
+        self.limiter = Limiter(settings, self.valkey, self.usage.totals, settings.lease_seconds)
         self.usage.on_totals = self.limiter.floor
         self.doors = Doors()
         self.cache = Cache(settings, self.valkey)
@@ -184,7 +184,8 @@ class Gateway:
         for name in ("postgres", "valkey", "model_runner"):
             up = self._up.get(name, False) and (name != "valkey" or self.limiter.up)
             checks[name] = {"status": "up" if up else "down", "reason": None if up else self._reason(name)}
-        all_up = all(check["status"] == "up" for check in checks.values())
+        checks["model_runner"]["reason"] = self.pool.reason  # some may be down while others serve
+        all_up = all(check["status"] == "up" and check["reason"] is None for check in checks.values())
         grace = time.monotonic() - self.keys.last_answer < self.settings.key_grace_seconds
         if self.draining:
             status = "shutting_down"

@@ -83,6 +83,9 @@ class Settings:
     )
     cache_seconds: int = setting("300", s.whole(0, 604_800), "How long an answer may be given again; 0: never")
     cache_max_bytes: int = setting("262144", s.whole(1, 4 << 20), "Largest answer that is kept for that")
+    lease_seconds: float = setting(
+        "30", s.seconds(1, 600), "How long the running requests of a killed gateway go on counting"
+    )
     replicas: int = setting("1", s.whole(1, 1000), "Gateways that share the limits, for the local limiter")
 
     key_cache_seconds: float = setting("30", s.seconds(0, 3600), "How long a key is trusted without asking Postgres")
