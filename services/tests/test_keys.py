@@ -23,6 +23,7 @@ from mcpstack.common import apikey, keys
 from mcpstack.common.errors import ApiError
 from mcpstack.common.keys import KeyStore
 from mcpstack.common.secretfile import Login, Peppers, SecretFile, login, peppers
+from support import Cable
 
 
 @dataclass(frozen=True)
@@ -427,6 +428,28 @@ def test_a_guess_learns_nothing_while_postgres_is_away(place: Place) -> None:
             assert [await answer(store, guess) for guess in guesses] == ["auth_unavailable"] * 2
 
     asyncio.run(go())
+
+
+def test_closing_does_not_wait_for_a_server_that_does_not_answer(
+    stack: Stack, place: Place, cable: Callable[[int], Cable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "_HEARTBEAT", 0.05)
+    line = cable(stack.postgres.port)
+    key = place.put()
+
+    async def go() -> None:
+        store = KeyStore(replace(place.settings, db_port=line.port), place.secrets)
+        await store.prepare()
+        await until("the store to listen", lambda: store.listening)
+        assert await answer(store, key) == "ok"
+        line.freeze()
+        guess = support.make_key()
+        assert await answer(store, guess) == "auth_unavailable"  # and its question is still on the way
+        async with asyncio.timeout(8):
+            await store.close()
+
+    asyncio.run(asyncio.wait_for(go(), 15))
+    line.plug()
 
 
 def test_guesses_are_not_remembered(place: Place) -> None:

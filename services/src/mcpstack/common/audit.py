@@ -145,9 +145,7 @@ class AuditLog:
         self._stopping.set()
         self._something.set()
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=limit)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await database.give_up(self._task, limit)
             self._task = None
         if self._queue:
             self._said_at = float("-inf")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def parameters(host: str, port: int, name: str, ca_file: Path, login: SecretFile
         "tcp_user_timeout": 10000,
         "autocommit": True,
     }
+
+
+async def give_up(task: asyncio.Task[Any], patience: float = 0.0) -> None:
+    """End a task that talks to Postgres, after `patience`, even while the server is frozen.
+
+    The first cancellation makes psycopg ask the server to stop the query, and wait for it; the second one makes it let
+    go of the connection.
+    """
+    if patience:
+        await asyncio.wait({task}, timeout=patience)
+    for _ in range(3):
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.3)
+    if task.done() and not task.cancelled():
+        task.exception()  # nobody else asks for it
 
 
 def reason(error: BaseException) -> str:

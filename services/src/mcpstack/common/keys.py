@@ -189,10 +189,9 @@ class KeyStore:
 
     async def close(self) -> None:
         if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+            await database.give_up(self._listener)
         if self.ready:
-            await self.write_last_used()
+            await database.give_up(asyncio.create_task(self.write_last_used()), 2.0)
         await self._pool.close(timeout=1.0)
 
     def _parameters(self, what: str) -> dict[str, Any]:
