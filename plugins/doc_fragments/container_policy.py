@@ -70,6 +70,13 @@ options:
     type: list
     elements: str
     default: []
+  oneshot_services:
+    description:
+      - Services whose container is started for one command and ends with it. They need no health check and may leave no log
+        behind, and must not be restarted.
+    type: list
+    elements: str
+    default: []
   restart_policies:
     description: Restart policies that count as deliberate.
     type: list

@@ -14,6 +14,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Au
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import (
     ContainerView,
     Healthcheck,
+    Policy,
     Unknown,
 )
 
@@ -98,9 +99,11 @@ def switched_off(check: Healthcheck) -> bool:
     return check.disabled or check.test[:1] == ("NONE",)
 
 
-def judge_health(audit: Audit, view: ContainerView) -> None:
+def judge_health(audit: Audit, view: ContainerView, policy: Policy) -> None:
     """CMP-15 and CMP-16."""
     audit.decide("CMP-15", "CMP-16")
+    if view.name in policy.oneshots and view.healthcheck is None:
+        return
     place = view.where("healthcheck")
     check, stated = view.healthcheck, True
     if isinstance(check, Unknown):

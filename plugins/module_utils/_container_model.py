@@ -227,6 +227,7 @@ class Policy:
     quiet_networks: networks that are not internal, and must not masquerade. hostless_networks: networks on which the host
         has no address. tool_services: agents and tools, which must have no route out.
     restart: policies that count as deliberate.
+    oneshots: services whose containers are there for one command; nobody asks how they are, and nothing restarts them.
     """
 
     edge_services: frozenset[str] | None = None
@@ -239,4 +240,5 @@ class Policy:
     hostless_networks: frozenset[str] = frozenset()
     tool_services: frozenset[str] = frozenset()
     restart: frozenset[str] = frozenset({"on-failure", "unless-stopped"})
+    oneshots: frozenset[str] = frozenset()
     engine: EngineDefaults = field(default_factory=EngineDefaults)

@@ -32,6 +32,7 @@ ARGUMENTS = {
     "network_members": {"type": "dict", "default": {}},
     "networks_without_egress": {"type": "list", "elements": "str", "default": []},
     "networks_without_host": {"type": "list", "elements": "str", "default": []},
+    "oneshot_services": {"type": "list", "elements": "str", "default": []},
     "restart_policies": {"type": "list", "elements": "str", "default": ["on-failure", "unless-stopped"]},
 }
 
@@ -73,6 +74,7 @@ def policy_of(options: Mapping) -> Policy:
         hostless_networks=_names(options.get("networks_without_host")) or frozenset(),
         tool_services=_names(options.get("tool_services")) or frozenset(),
         restart=_names(options.get("restart_policies")) or Policy().restart,
+        oneshots=_names(options.get("oneshot_services")) or frozenset(),
         engine=EngineDefaults(
             no_new_privileges=engine.get("no_new_privileges"),
             log_driver=engine.get("log_driver"),

@@ -282,6 +282,11 @@ def _judge_restart(audit: Audit, view: ContainerView, policy: Policy) -> None:
         audit.unknown("CMP-14", f"{view.subject}: {view.restart.reason}")
         return
     policy_name = (view.restart or "no").partition(":")[0]
+    if view.name in policy.oneshots:
+        if policy_name != "no":
+            text = f"restart: {view.restart}, although it is started for one command"
+            audit.find("CMP-14", view.subject, view.where("restart"), text)
+        return
     if policy_name in policy.restart:
         return
     check = known(view.healthcheck)
@@ -347,7 +352,8 @@ def _judge_logging(audit: Audit, view: ContainerView, policy: Policy) -> None:
             # an engine's own options count only for its own driver, and only where the container names no driver
             options = {**policy.engine.log_options, **options}
     if driver == "none":
-        audit.find("CMP-28", view.subject, place, "log driver none")
+        if view.name not in policy.oneshots:
+            audit.find("CMP-28", view.subject, place, "log driver none")
     elif driver == "json-file" and not re.match(
         r"^0*[1-9][0-9.]*\s*[kmgt]?i?b?$", str(options.get("max-size", "")).lower()
     ):
@@ -371,7 +377,7 @@ def judge(audit: Audit, view: ContainerView, policy: Policy) -> None:
     judge_tmpfs(audit, view)
     _judge_limits(audit, view)
     _judge_restart(audit, view, policy)
-    judge_health(audit, view)
+    judge_health(audit, view, policy)
     _judge_namespaces(audit, view, policy)
     judge_mounts(audit, view, policy)
     _judge_devices(audit, view, policy)

@@ -22,6 +22,7 @@ environment_keys, environment_optional    names; the second ones have no value i
 limits         memory, memswap (bytes), cpus, pids; 0 for none, memswap only where stated
 networks       names as the engine has them
 config_hash    label com.docker.compose.config-hash
+on_demand      true: it belongs to a profile, so there is a container of it only while somebody runs one
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ FIELDS: dict[str, type] = {
     "cap_drop": list, "security_opt": list, "pid": str, "ipc": str, "uts": str, "userns_mode": str,
     "network_mode": str, "devices": list, "mounts": list, "ports": list, "expose": list, "environment_keys": list,
     "environment_optional": list, "limits": dict, "networks": list, "config_hash": str,
+    "on_demand": bool,
 }  # fmt: skip
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True", ""})
@@ -209,6 +211,8 @@ def _service(service: Mapping, project: str, top: Mapping[str, Mapping]) -> dict
     }
     if not model["image"]:
         del model["image"]  # built here: Compose chooses the name
+    if service.get("profiles"):
+        model["on_demand"] = True
     hashed = labels.get("com.docker.compose.config-hash") if isinstance(labels, Mapping) else None
     if hashed:
         model["config_hash"] = str(hashed)

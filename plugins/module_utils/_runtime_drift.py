@@ -133,7 +133,7 @@ def differences(expected: Mapping, container: dict, image: Mapping | None) -> li
     found = []
     image_config = (image or {}).get("Config") or {}
     for name, meant in expected.items():
-        if name in ("image_id", "environment_optional", "expose"):
+        if name in ("image_id", "environment_optional", "expose", "on_demand"):
             continue
         text = ""
         actual = seen[name]
@@ -185,18 +185,19 @@ def judge_drift(audit: Audit, snapshot: Snapshot, expected: Mapping[str, Mapping
     for project, model in sorted(expected.items()):
         if wanted and project not in wanted:
             continue
-        mine = [
-            item
-            for item in snapshot.active()
-            if project_of(item) == project and labels_of(item).get(ONEOFF_LABEL) != "True"
-        ]
+        mine = [item for item in snapshot.active() if project_of(item) == project]
         for service, meant in sorted((model.get("services") or {}).items()):
-            containers = [item for item in mine if service_of(item) == service]
+            on_demand = bool(meant.get("on_demand"))
+            containers = [
+                item
+                for item in mine
+                if service_of(item) == service and (on_demand or labels_of(item).get(ONEOFF_LABEL) != "True")
+            ]
             ended = any(
                 project_of(item) == project and service_of(item) == service and item.get("State") == "exited"
                 for item in snapshot.listing
             )
-            if not containers and not ended:
+            if not containers and not ended and not on_demand:
                 audit.find(
                     "RUN-01", f"{project}/{service}", f"project {project}: service {service}",
                     "there is no container of this service", severity="medium",

@@ -32,6 +32,8 @@ CPUS = re.compile(r"^(?![0.]+$)[0-9]+(\.[0-9]+)?$")  # nought would mean no limi
 SIGNAL = re.compile(r"^SIG[A-Z0-9]+$")
 
 UID_MIN, UID_MAX = 64101, 64999
+# A service runs and answers its health check; a oneshot is started for one command and ends with it.
+KINDS = ("service", "oneshot")
 
 REQUIRED = object()
 
@@ -39,7 +41,8 @@ TOP = {
     "name": REQUIRED,
     "image": REQUIRED,
     "uid": REQUIRED,
-    "health": REQUIRED,
+    "kind": "service",
+    "health": None,
     "limits": REQUIRED,
     "networks": REQUIRED,
     "entrypoint": None,
@@ -187,6 +190,20 @@ def limit_problems(limits: dict, where: str) -> list[dict]:
     return check.problems
 
 
+def _check_oneshot(spec: dict, check: _Checker) -> None:
+    """What has no meaning for a container that is there only while its command runs."""
+    for key, what in (
+        ("health", "is given for a oneshot, which nobody asks how it is"),
+        ("publish", "is given for a oneshot, which serves nobody"),
+        ("depends_on", "is given for a oneshot, which never starts anything else"),
+        ("command", "is given for a oneshot, whose command is what it is called with"),
+    ):
+        if spec[key]:
+            check.add(key, what, "remove it")
+    if not spec["entrypoint"]:
+        check.add("entrypoint", "is missing", "name the program that takes the command of each call")
+
+
 def normalise(spec: dict, where: str = "service") -> dict:
     """Return ``spec`` with every default filled in, or raise ``SpecError`` naming all problems at once."""
     check = _Checker(where)
@@ -206,6 +223,12 @@ def normalise(spec: dict, where: str = "service") -> dict:
     check.argv("entrypoint", out["entrypoint"])
     check.argv("command", out["command"])
 
+    if out["kind"] not in KINDS:
+        check.add("kind", f"is {out['kind']!r}", f"give one of {', '.join(KINDS)}")
+    if out["kind"] == "oneshot":
+        _check_oneshot(out, check)
+    elif out["health"] is None:
+        check.add("health", "is missing", "every service must state it")
     out["health"] = check.table("health", out["health"], HEALTH) if out["health"] is not None else {}
     check.argv("health.command", out["health"].get("command"))
     for key in ("interval", "timeout", "start_period"):

@@ -12,6 +12,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._stack_project i
     PROJECT,
     PROJECT_LABEL,
     SERVICE_LABEL,
+    lasting,
 )
 
 FORMAT = 2
@@ -44,7 +45,7 @@ def _filters(**wanted: list[str]) -> dict[str, str]:
 
 def _containers(engine: Engine) -> list[dict]:
     label = f"{PROJECT_LABEL}={PROJECT}"
-    return engine.get("/containers/json", {"all": "1", **_filters(label=[label])})
+    return lasting(engine.get("/containers/json", {"all": "1", **_filters(label=[label])}))
 
 
 def _names(engine: Engine, kind: str) -> list[str]:

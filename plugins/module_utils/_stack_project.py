@@ -16,6 +16,8 @@ PROJECT = "mcpstack"
 IMAGE_PREFIX = "mcpstack/"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+#: "True" on a container that somebody started for one command; it belongs to the project and to no deploy.
+ONEOFF_LABEL = "com.docker.compose.oneoff"
 STOP_GRACE_LIMIT = 120  # seconds; no service of the platform asks for more
 
 
@@ -42,6 +44,11 @@ class Container:
 
 def _label_filter(label: str) -> dict:
     return {"filters": json.dumps({"label": [label]})}
+
+
+def lasting(containers: list[dict]) -> list[dict]:
+    """Without those that were started for one command."""
+    return [item for item in containers if item["Labels"].get(ONEOFF_LABEL) != "True"]
 
 
 def _inspect(engine: Engine, service: str, summary: dict, log_lines: int) -> Container:
@@ -72,10 +79,10 @@ def _inspect(engine: Engine, service: str, summary: dict, log_lines: int) -> Con
 
 
 def status(engine: Engine, services: list[str], log_lines: int = 0) -> list[Container]:
-    """The state of each named service, and of every other container that carries the project's label."""
+    """The state of each named service, and of every other lasting container that carries the project's label."""
     summaries = engine.get("/containers/json", {"all": "1", **_label_filter(f"{PROJECT_LABEL}={PROJECT}")})
     by_service: dict[str, dict] = {}
-    for summary in sorted(summaries, key=lambda item: item["Created"]):
+    for summary in sorted(lasting(summaries), key=lambda item: item["Created"]):
         by_service[summary["Labels"].get(SERVICE_LABEL, summary["Id"][:12])] = summary
     names = list(services) + sorted(set(by_service) - set(services))
     return [

@@ -1,18 +1,18 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""See that the gateway knows an API key."""
+"""See that the platform knows an API key."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: api_key
-short_description: See that the gateway knows an API key that lies on the host
+short_description: See that the platform knows an API key that lies on the host
 version_added: 0.1.0
 author:
   - mcpstack.platform maintainers (@mcpstack)
 description:
-  - Hands a key from a file on the host to the running gateway, which stores a keyed hash of it in Postgres.
+  - Hands a key from a file on the host to C(mcpstack-admin), which stores a keyed hash of it in Postgres.
   - The key goes through standard input. It is in no parameter, argument, environment, result or message.
 extends_documentation_fragment:
   - mcpstack.platform.attributes
@@ -20,7 +20,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - Where the key, the engine or the gateway is not there yet, a change is predicted.
+      - Where the key, the engine, the rendered project or the database is not there yet, a change is predicted.
   diff_mode:
     support: none
   idempotent:
@@ -42,14 +42,6 @@ options:
     description: The file on the host that holds the key.
     type: path
     default: /run/mcpstack/secrets/operator/operator-api-key/current
-  service:
-    description: Compose service of the gateway.
-    type: str
-    default: gateway
-  project:
-    description: Compose project of the gateway.
-    type: str
-    default: mcpstack
 """
 
 EXAMPLES = r"""
@@ -61,8 +53,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 kid:
-  description: The public part of the key. Not returned in check mode when the gateway is not there yet.
-  returned: when the gateway answered
+  description: The public part of the key. Not returned in check mode when the database is not there yet.
+  returned: when mcpstack-admin answered
   type: str
   sample: a2b3c4d5e6f7
 """
@@ -84,8 +76,6 @@ def main() -> None:
                 "default": "/run/mcpstack/secrets/operator/operator-api-key/current",
                 "no_log": False,
             },
-            "service": {"type": "str", "default": "gateway"},
-            "project": {"type": "str", "default": "mcpstack"},
         },
         supports_check_mode=True,
     )
@@ -95,7 +85,7 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(changed=True)
         module.fail_json(msg=str(error))
-    except core.ApiKeyError as error:
+    except core.AdminError as error:
         module.fail_json(msg=str(error))
     for warning in result.pop("warnings"):
         module.warn(warning)

@@ -25,7 +25,10 @@ TEMPLATES = ROLES / "_stack" / "templates"
 
 @dataclass
 class Stack:
-    """What ``render`` returns: arguments of config_tree, the normalised specs, and SHA-256 of each compose file by service."""
+    """What ``render`` returns: arguments of config_tree, the normalised specs, and SHA-256 of each compose file by service.
+
+    ``digests`` is of what Compose brings up: a oneshot is not among it.
+    """
 
     files: list[dict] = field(default_factory=list)
     directories: list[dict] = field(default_factory=list)
@@ -87,7 +90,8 @@ def render(renderer: Renderer, parts: list[dict]) -> Stack:
         whole = shared.copy()
         whole.update(fragment.encode())
         stack.specs[spec["name"]] = spec
-        stack.digests[spec["name"]] = whole.hexdigest()
+        if spec["kind"] == "service":
+            stack.digests[spec["name"]] = whole.hexdigest()
     if len(stack.specs) != len(parts):
         names = [os.fspath(part["service"]["name"]) for part in parts]
         twice = sorted({name for name in names if names.count(name) > 1})

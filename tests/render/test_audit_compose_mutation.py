@@ -108,6 +108,7 @@ def stack() -> Stack:
         network_members={name: frozenset(services) for name, services in members.items()},
         quiet_networks=frozenset({"edge"}),
         hostless_networks=frozenset({"app", "model"}),
+        oneshots=frozenset({"admin"}),
     )
     return Stack(files, policy)
 

@@ -33,7 +33,7 @@ POLICY = Policy(
     nginx_version="1.26.3",
     modes=False,
     private=("/metrics",),
-    streaming=("/v1/chat/completions", "/v1/responses", "/mcp"),
+    streaming=("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/mcp"),
 )
 MAIN, TLS, HEADERS, PROXY, ERRORS, LOG, PAGES = (
     "nginx.conf",
@@ -129,7 +129,7 @@ MUTANTS = [
     ("NGX-11", MAIN, "            allow 127.0.0.0/8;\n            allow 10.0.0.0/8;\n            allow 172.16.0.0/12;\n            allow 192.168.0.0/16;\n            deny all;\n", ""),
     ("NGX-11", MAIN, CHAT, "        location = /counters {\n            stub_status;\n        }\n" + CHAT),
     ("NGX-11", MAIN, "        location = /metrics {\n            return 404;\n        }\n", '        location = /metrics {\n            if ($request_method != GET) {\n                return 405;\n            }\n            set $edge_upstream "gateway:8000";\n            proxy_pass http://$edge_upstream/metrics;\n        }\n'),
-    ("NGX-11", MAIN, '        location ~ "/\\." {\n            return 404;\n        }\n\n        location = /v1/chat', '        location /files/ {\n            root /srv/site;\n        }\n        location ~ "/\\." {\n            root /srv/site;\n        }\n\n        location = /v1/chat'),
+    ("NGX-11", MAIN, '        location ~ "/\\." {\n            return 404;\n        }\n\n        location = /.well-known', '        location /files/ {\n            root /srv/site;\n        }\n        location ~ "/\\." {\n            root /srv/site;\n        }\n\n        location = /.well-known'),
     ("NGX-11", MAIN, CHAT, CHAT + "            dav_methods PUT DELETE;\n"),
     # NGX-12
     ("NGX-11 NGX-12", MAIN, "            deny all;\n", "            allow all;\n            deny all;\n"),

@@ -15,7 +15,7 @@ def problems(role, **options):
 
 def test_the_defaults_and_good_values_have_no_problem(role):
     assert problems(role) == []
-    assert problems(role, cors_origins=["*", "https://a.example.org:8443"], first_key_name="Ann B. @home") == []
+    assert problems(role, cors_origins=["*", "https://a.example.org:8443"]) == []
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,6 @@ def test_the_defaults_and_good_values_have_no_problem(role):
             'mcpstack_gateway_cors_origins: "https://a.example.org\\n" is no origin: '
             "write it like https://chat.example.org, without a path.",
         ),
-        (
-            {"first_key_name": "a'); --"},
-            'mcpstack_gateway_first_key_name is "a\'); --": use 1 to 100 letters, digits, spaces or any of . _ @ -.',
-        ),
     ],
 )
 def test_each_problem_is_named_with_what_to_do(role, options, problem):
@@ -44,4 +40,4 @@ def test_each_problem_is_named_with_what_to_do(role, options, problem):
 
 
 def test_all_problems_are_named_at_once(role):
-    assert len(problems(role, idle_timeout=0, requests_per_minute=0, cors_origins=["x"], first_key_name="")) == 4
+    assert len(problems(role, idle_timeout=0, requests_per_minute=0, cors_origins=["x"])) == 3

@@ -19,6 +19,9 @@ SERVICES = {
     "valkey": {"mcpstack_valkey_image": IMAGE},
     "model_runner": {"mcpstack_model_runner_image": IMAGE},
     "gateway": {"mcpstack_gateway_image": IMAGE},
+    "registry": {"mcpstack_registry_image": IMAGE},
+    "worker": {"mcpstack_worker_image": IMAGE},
+    "admin": {"mcpstack_admin_image": IMAGE},
     "edge": {"mcpstack_edge_image": IMAGE, "mcpstack_edge_server_names": ["ai.example.org"]},
 }
 # What an operator may well set otherwise than the default.
@@ -34,9 +37,22 @@ ALTERNATIVE = {
         "mcpstack_gateway_environment": "production",
         "mcpstack_gateway_cors_origins": ["https://a.example.org"],
     },
+    "registry": {
+        "mcpstack_registry_environment": "production",
+        "mcpstack_registry_server_names": ["ai.example.org", "10.0.0.1"],
+        "mcpstack_registry_public_url": "https://ai.example.org:8443",
+        "mcpstack_registry_oidc_issuers": ["https://login.example.org/realms/a,b"],
+        "mcpstack_registry_catalogue_public": True,
+    },
+    "worker": {"mcpstack_worker_keep": {"usage_days": 62}, "mcpstack_worker_embedding_model": "org/tiny embed"},
+    "admin": {"mcpstack_admin_environment": "production", "mcpstack_admin_memory": "512m"},
     "edge": {"mcpstack_edge_bind": ["127.0.0.1"], "mcpstack_edge_https_port": 8443, "mcpstack_edge_http_port": 0},
 }
-UIDS = {"edge": 64101, "gateway": 64102, "model-runner": 64103, "postgres": 64104, "valkey": 64105}
+UIDS = {
+    "edge": 64101, "gateway": 64102, "model-runner": 64103, "postgres": 64104, "valkey": 64105, "registry": 64106,
+    "worker": 64107, "admin": 64108,
+}  # fmt: skip
+ONESHOTS = {"admin"}
 TMPFS = re.compile(r"^/[a-z/]+:rw,noexec,nosuid,nodev,size=\d+[kmg],mode=0\d{3},uid=(\d+),gid=\1$")
 HOSTILE = ['"; privileged: true #', "a\n    privileged: true", "${HOME}", "$(id)", "{{ 7 * 7 }}", "'", "\\", "é"]
 
@@ -105,8 +121,13 @@ def test_limits_and_logs(fragment):
     assert float(body["cpus"]) > 0
     assert 0 < body["pids_limit"] <= 1024
     assert body["ulimits"]["core"] == 0
-    assert body["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
-    assert body["restart"] == "unless-stopped"
+    if _service in ONESHOTS:
+        # Nothing starts it but a call, and what it says, such as a new key, is nowhere but with the caller.
+        assert (body["logging"], body["restart"], body["profiles"]) == ({"driver": "none"}, "no", [_service])
+    else:
+        assert body["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
+        assert body["restart"] == "unless-stopped"
+        assert "profiles" not in body
 
 
 def test_writable_places_are_sized_and_inert(fragment):
@@ -140,11 +161,24 @@ def test_only_the_edge_publishes_and_only_it_has_a_way_out(fragment, role):
         assert outward == ["edge"]
     else:
         assert "ports" not in body
-        assert outward == []
+        # with an issuer to ask for its keys
+        assert outward == (["egress"] if service == "registry" and len(body["networks"]) > 3 else [])
+
+
+@pytest.mark.parametrize(
+    ("options", "out"),
+    [({}, False), ({"mcpstack_registry_egress": True}, True), ({"mcpstack_registry_oidc_issuers": ["https://a.example"]}, True)],
+)
+def test_the_registry_has_a_way_out_only_when_it_was_asked_for(role, options, out):
+    spec = role("registry", mcpstack_registry_image=IMAGE, **options).value("_mcpstack_registry_service")
+    assert spec["networks"] == ["app", "data", "model", *(["egress"] if out else [])]
 
 
 def test_the_health_check_asks_the_service_itself(fragment):
-    _service, body, _rendered = fragment
+    service, body, _rendered = fragment
+    if service in ONESHOTS:
+        assert "healthcheck" not in body and body["entrypoint"][0].startswith("/")
+        return
     kind, *argv = body["healthcheck"]["test"]
     assert kind == "CMD"
     assert argv[0].startswith("/")
@@ -200,10 +234,10 @@ def test_an_exception_shows_on_the_container(role):
     assert body["labels"]["mcpstack.exception.CMP-08"] == "writes its state beside the binary"
 
 
-def test_the_project_has_one_network_with_a_way_out(role):
+def test_the_project_has_a_way_in_and_a_way_out_and_no_other(role):
     rendered = yaml.safe_load(render_template(role, "project.compose.yml.j2", {}))
     assert rendered["name"] == "mcpstack"
-    assert {name for name, network in rendered["networks"].items() if not network["internal"]} == {"edge"}
+    assert {name for name, network in rendered["networks"].items() if not network["internal"]} == {"edge", "egress"}
 
 
 def test_the_model_cannot_reach_the_host_and_the_edge_cannot_call_out(role):
@@ -214,4 +248,5 @@ def test_the_model_cannot_reach_the_host_and_the_edge_cannot_call_out(role):
         "app": hidden,
         "model": hidden,
         "data": {},  # the host proves the logins of the databases through it
+        "egress": {},  # on it is whoever asked for a way out
     }

@@ -19,9 +19,11 @@ POLICY = {
     "declared_ports": [{"port": 80}, {"port": 443}],
     "internal_networks": ["app", "data", "model"],
     "network_members": {
-        "edge": ["edge"], "app": ["edge", "gateway"], "data": ["gateway", "postgres", "valkey"],
-        "model": ["gateway", "model-runner"],
+        "edge": ["edge"], "app": ["edge", "gateway", "registry"],
+        "data": ["admin", "gateway", "postgres", "registry", "valkey", "worker"],
+        "model": ["gateway", "model-runner", "registry", "worker"], "egress": ["registry"],
     },
+    "oneshot_services": ["admin"],
     "networks_without_egress": ["edge"],
     "networks_without_host": ["app", "model"],
     "gpu_services": ["model-runner"],
@@ -35,7 +37,7 @@ UNDECIDED = {
 
 @pytest.fixture
 def gate(role):
-    """gate(change, **options) -> the action's result over all five services."""
+    """gate(change, **options) -> the action's result over all services."""
 
     def run(change=lambda parts: None, **options):
         variables = dict(role("_stack").variables)
@@ -66,7 +68,8 @@ def test_nothing_to_find_as_it_is(gate):
         "compose project", "postgres configuration", "valkey configuration", "edge configuration",
     ]  # fmt: skip
     model = result["model"]["services"]
-    assert sorted(model) == ["edge", "gateway", "model-runner", "postgres", "valkey"]
+    assert sorted(model) == ["admin", "edge", "gateway", "model-runner", "postgres", "registry", "valkey", "worker"]
+    assert [name for name, service in model.items() if service.get("on_demand")] == ["admin"]
     assert {service["image_id"] for service in model.values()} == {"sha256:abc"}
     assert json.loads(json.dumps(result["results"])) == result["results"]  # it is written as JSON
 

@@ -157,12 +157,15 @@ def users(role) -> dict[str, list[str]]:
 
 def test_users(role):  # VLK-01
     found = users(role)
-    assert set(found) == {"default", "health", "gateway", "operator"}
+    assert set(found) == {"default", "health", "gateway", "registry", "operator"}
     assert found["default"][0] == "off"
     assert [name for name, words in found.items() if "nopass" in words] == ["health"]
     assert [word for word in found["health"] if word.startswith("+")] == ["+ping"]
-    assert "#{sha256:valkey-gateway}" in found["gateway"] and "#{sha256:valkey-operator}" in found["operator"]
-    assert [word for word in found["gateway"] if word.startswith("~")] == ["~gw:*"]
+    for name, keys in (("gateway", "~gw:*"), ("registry", "~rg:*"), ("operator", "~*")):
+        assert f"#{{sha256:valkey-{name}}}" in found[name]
+        assert [word for word in found[name] if word.startswith("~")] == [keys]
+    # one limiter serves both
+    assert [word for word in found["gateway"] if word[0] == "+"] == [word for word in found["registry"] if word[0] == "+"]
     for name, words in found.items():
         assert "-@all" in words and "resetkeys" in words and "resetchannels" in words
         assert "allcommands" not in words and "+@all" not in words

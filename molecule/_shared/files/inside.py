@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-EXPECTED = {"edge", "gateway", "model-runner", "postgres", "valkey"}
+EXPECTED = {"edge", "gateway", "model-runner", "postgres", "registry", "valkey", "worker"}
 
 
 def run(*argv: str) -> str:

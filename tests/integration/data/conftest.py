@@ -245,7 +245,11 @@ class Valkey:
         self.role = lab.role("valkey", mcpstack_valkey_image=image_of("valkey"))
         self.spec = self.role.value("_mcpstack_valkey_service")
         template = (REPOSITORY / "roles" / "valkey" / "files" / "users.acl").read_text()
-        values = {"valkey-gateway": PASSWORD.encode(), "valkey-operator": OPERATOR.encode()}
+        values = {
+            "valkey-gateway": PASSWORD.encode(),
+            "valkey-registry": PASSWORD.encode(),
+            "valkey-operator": OPERATOR.encode(),
+        }
         lab.secret("valkey", "valkey-acl", core("_secret_store").derive(template, values).decode(), self.spec["uid"])
         lab.leaf("valkey", self.spec["uid"])
         self.container = lab.start(self.role, self.spec)
@@ -267,7 +271,7 @@ class Valkey:
         return [line for line in (done.stdout + done.stderr).splitlines() if line]
 
     def as_user(self, user, *commands, **kwargs):
-        password = {"gateway": PASSWORD, "operator": OPERATOR, "health": "-"}[user]
+        password = {"gateway": PASSWORD, "registry": PASSWORD, "operator": OPERATOR, "health": "-"}[user]
         answers = self.ask(f"AUTH {user} {password}", *commands, **kwargs)
         assert answers[0] == "OK", answers
         return answers[1:]

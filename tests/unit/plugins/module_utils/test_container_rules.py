@@ -497,6 +497,26 @@ POLICY_CASES = {
         [("NET-08", "medium")],
     ),
     "a tool without": ({}, Policy(tool_services=frozenset({"app"})), []),
+    "a oneshot": (
+        {"restart": "no", "healthcheck": None, "logging": Logging("none")},
+        Policy(oneshots=frozenset({"app"})),
+        [],
+    ),
+    "a oneshot that comes back": (
+        {"restart": "on-failure", "healthcheck": None},
+        Policy(oneshots=frozenset({"app"})),
+        [("CMP-14", "low")],
+    ),
+    "a oneshot with a check that cannot fail": (
+        {"restart": "no", "healthcheck": Healthcheck(("CMD", "true"))},
+        Policy(oneshots=frozenset({"app"})),
+        [("CMP-16", "medium")],
+    ),
+    "the oneshot is another": (
+        {"restart": "no", "healthcheck": None, "logging": Logging("none")},
+        Policy(oneshots=frozenset({"admin"})),
+        [("CMP-15", "medium"), ("CMP-28", "medium")],
+    ),
     "always is wanted": ({"restart": "always"}, Policy(restart=frozenset({"always"})), []),
 }  # fmt: skip
 

@@ -266,6 +266,27 @@ class TestProject:
             ("project mcpstack: service worker", "there is no container of this service", "medium")
         ]
 
+    def test_what_is_started_on_demand_need_not_be_there(self, host):
+        models = fixture.expected_model()
+        models["mcpstack"]["services"]["admin"] = {"image": "x", "on_demand": True}
+        assert drift(host, models) == []
+
+    def test_what_is_started_on_demand_is_compared_while_it_runs(self, host):
+        models = fixture.expected_model()
+        labels = host.container("gateway")["Config"]["Labels"]
+        labels["com.docker.compose.oneoff"] = "True"
+        models["mcpstack"]["services"]["gateway"]["on_demand"] = True
+        assert drift(host, models) == []
+        host.container("gateway")["HostConfig"]["CapAdd"] = ["SYS_ADMIN"]
+        ((where, evidence, severity),) = drift(host, models)
+        assert where.endswith(": cap_add") and "SYS_ADMIN" in evidence and severity == "high"
+
+    def test_a_profile_makes_a_service_one_that_is_started_on_demand(self):
+        services = {"a": {"image": "x", "profiles": ["a"]}, "b": {"image": "x", "profiles": []}}
+        model = core.model_from_services(services, "p")["services"]
+        assert [model[name].get("on_demand") for name in ("a", "b")] == [True, None]
+        assert core.read_model(json.dumps({"project": "p", "services": model}))["services"] == model
+
     def test_a_job_that_ended_is_there(self, host):
         models = fixture.expected_model()
         models["mcpstack"]["services"]["init"] = {"image": "x"}

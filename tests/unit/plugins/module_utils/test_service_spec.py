@@ -51,6 +51,53 @@ def test_defaults_are_filled_in():
     assert spec["config_source"] == "/etc/mcpstack/postgres"
 
 
+ONESHOT = {
+    **{key: value for key, value in GOOD.items() if key != "health"},
+    "kind": "oneshot",
+    "entrypoint": ["/bin/admin"],
+}
+
+
+def test_a_oneshot_has_no_health():
+    spec = normalise(ONESHOT)
+    assert (spec["kind"], spec["health"]) == ("oneshot", {})
+    assert normalise(GOOD)["kind"] == "service"
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        ({"kind": "job"}, "service postgres.kind", "is 'job'"),
+        ({"kind": "service"}, "service postgres.health", "is missing"),
+        (
+            {"health": {"command": ["/bin/ready"]}},
+            "service postgres.health",
+            "is given for a oneshot, which nobody asks how it is",
+        ),
+        (
+            {"publish": [{"host_ip": "127.0.0.1", "host_port": 1, "port": 8000}]},
+            "service postgres.publish",
+            "is given for a oneshot, which serves nobody",
+        ),
+        (
+            {"depends_on": ["db"]},
+            "service postgres.depends_on",
+            "is given for a oneshot, which never starts anything else",
+        ),
+        (
+            {"command": ["x"]},
+            "service postgres.command",
+            "is given for a oneshot, whose command is what it is called with",
+        ),
+        ({"entrypoint": None}, "service postgres.entrypoint", "is missing"),
+    ],
+)
+def test_a_oneshot_is_held_to_what_it_is(changes, where, what):
+    with pytest.raises(SpecError) as error:
+        normalise({**ONESHOT, **changes})
+    assert (where, what) in [(item["where"], item["what"]) for item in error.value.problems]
+
+
 def test_the_input_is_not_changed():
     before = copy.deepcopy(GOOD)
     normalise(GOOD)["environment"]["X"] = "y"

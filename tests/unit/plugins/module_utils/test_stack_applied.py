@@ -60,6 +60,15 @@ def test_nothing_is_pending_right_after_it_was_recorded(engine, record):
     assert core.pending(engine, DIGESTS, record) == {}
 
 
+@pytest.mark.parametrize("service", ["admin", "edge"])
+def test_a_container_for_one_command_is_nobodys_business(engine, record, service):
+    mine = engine.container(service, "c3", "i2")
+    mine["Labels"]["com.docker.compose.oneoff"] = "True"
+    engine.containers.append(mine)
+    assert core.pending(engine, DIGESTS, record) == {}
+    assert core.present(engine, DIGESTS) == record
+
+
 @pytest.mark.parametrize(
     ("change", "service", "reason"),
     [

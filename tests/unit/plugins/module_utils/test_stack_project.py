@@ -97,6 +97,21 @@ def test_a_container_nobody_asks_for_is_named():
     ]
 
 
+def test_a_container_for_one_command_is_nobodys_business(monkeypatch):
+    engine = TableEngine({"postgres": UP, "admin": {"Status": "exited", "ExitCode": 1}})
+    plain = engine.get
+
+    def get(path, params=None, timeout=None):
+        answer = plain(path, params, timeout)
+        if path == "/containers/json":
+            answer[1]["Labels"][core.ONEOFF_LABEL] = "True"
+        return answer
+
+    monkeypatch.setattr(engine, "get", get)
+    assert [item.service for item in core.status(engine, ["postgres"])] == ["postgres"]
+    assert core.leftovers(engine, False).containers == ["mcpstack-admin-1", "mcpstack-postgres-1"]
+
+
 def test_the_report_shows_the_last_words_of_the_sick_only():
     text = core.report(
         core.status(TableEngine({"a": UP, "b": {"Status": "exited", "ExitCode": 2}}), ["a", "b"], log_lines=5)
