@@ -175,7 +175,8 @@ def checked(method: str, version: str, result: dict[str, Any]) -> dict[str, Any]
     if result.get("resultType", "complete") not in ("complete", "input_required"):
         return result  # a shape an extension defines
     try:
-        methods.validate_server_result(method, version, result)
+        # Not validate_server_result: at 2026-07-28 any object passes that as an `input_required` result.
+        methods.parse_server_result(method, version, result)
     except (ValidationError, KeyError):
         raise MCPError(UPSTREAM_TROUBLE, "The outside server's answer does not follow the protocol.") from None
     return result

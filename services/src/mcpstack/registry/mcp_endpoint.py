@@ -99,6 +99,8 @@ class McpEndpoint:
     # ASGI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # RFC 9110: blanks around a value are no part of it. One parser cuts them off, the other does not.
+        scope = {**scope, "headers": [(name, value.strip(b" \t")) for name, value in scope["headers"]]}
         request = Request(scope, receive)
         request_id = _request_id(scope)
         fields = scope.get("state", {}).get("log", {})
@@ -258,6 +260,10 @@ def _asked(body: bytes, fields: dict[str, Any]) -> tuple[str, str]:
         return "", ""
     if not isinstance(message, dict):
         return "", ""
+    number = message.get("id", "")
+    if isinstance(number, bool) or not isinstance(number, str | int):
+        # The SDK would take it for a notification in one era and refuse it in the other.
+        raise ApiError("invalid_request", "The id of a request is a string or a whole number.", param="id")
     method, params = message.get("method"), message.get("params")
     name = params.get("name") if isinstance(params, dict) else None
     method = method if isinstance(method, str) else ""

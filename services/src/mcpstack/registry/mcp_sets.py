@@ -196,6 +196,6 @@ def _input_schema(name: str) -> Mapping[str, Any] | None:
 
 def _cursor(text: str) -> str:
     try:
-        return base64.urlsafe_b64decode(text.encode("ascii")).decode()
+        return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True).decode()
     except (ValueError, binascii.Error):
         raise MCPError(types.INVALID_PARAMS, "The cursor is not one of this list.") from None
