@@ -287,10 +287,10 @@ def services() -> None:
         (packages_folder / "mcpstack.pth").write_text(f"{ROOT / 'services' / 'src'}\n")
 
 
-def pgvector() -> None:
+def pgvector(root: Path = Path("/")) -> None:
     """The extension `vector` of the newest Postgres here: Debian's package, or one that is built like it."""
-    majors = [int(path.parent.parent.name) for path in Path("/").glob(POSTGRES) if path.parent.parent.name.isdigit()]
-    if not majors or Path(f"/usr/share/postgresql/{max(majors)}/extension/vector.control").exists():
+    majors = [int(path.parent.parent.name) for path in root.glob(POSTGRES) if path.parent.parent.name.isdigit()]
+    if not majors or (root / f"usr/share/postgresql/{max(majors)}/extension/vector.control").exists():
         return
     package = f"postgresql-{max(majors)}-pgvector"
     if os.geteuid() != 0:
@@ -309,7 +309,7 @@ def _build_pgvector(major: int, package: str, folder: Path) -> None:
     say(f"building {package} {PGVECTOR} from Debian's source")
     begin = time.monotonic()
     try:
-        with urllib.request.urlopen(PGVECTOR_URL, timeout=60) as answer:
+        with urllib.request.urlopen(PGVECTOR_URL, timeout=60) as answer:  # its hash is what counts
             archive = answer.read(10_000_000)
     except OSError as exc:
         raise BootstrapError(f"The source of pgvector cannot be fetched: {exc}") from None
@@ -330,9 +330,9 @@ def _build_pgvector(major: int, package: str, folder: Path) -> None:
     _must(["gcc", *PGVECTOR_CFLAGS, "-I", str(include / f"{major}/server"), "-I", str(include),
            "-o", str(library / "vector.so"), *sorted(map(str, (source / "src").glob("*.c"))), "-lm"], folder)  # fmt: skip
     for script in (source / "sql").glob("vector--*.sql"):
-        shutil.copy(script, share)
-    shutil.copy(source / "sql/vector.sql", share / f"vector--{PGVECTOR}.sql")
-    shutil.copy(source / "vector.control", share)
+        shutil.copyfile(script, share / script.name)
+    shutil.copyfile(source / "sql/vector.sql", share / f"vector--{PGVECTOR}.sql")
+    shutil.copyfile(source / "vector.control", share / "vector.control")
     (root / "DEBIAN/control").write_text(
         f"Package: {package}\nVersion: {PGVECTOR}-1~built\nArchitecture: {_must(['dpkg', '--print-architecture']).strip()}\n"
         f"Depends: postgresql-{major}\nMaintainer: mcpstack.platform <root@localhost>\n"

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import subprocess
 
 import bootstrap
 import pytest
@@ -177,3 +179,46 @@ def test_servers_are_installed_without_being_started(tmp_path):
     with bootstrap.not_started(policy):
         assert policy.read_text() == "mine"
     assert policy.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("majors", "there", "known", "expected"),
+    [
+        ((), False, True, []),
+        ((15,), True, True, []),
+        ((15, 17), False, True, [("install", ["postgresql-17-pgvector"])]),
+        ((9, 15), False, False, [("install", []), ("build", 15, "postgresql-15-pgvector")]),
+    ],
+)
+def test_the_extension_of_the_newest_postgres(monkeypatch, tmp_path, majors, there, known, expected):
+    for major in majors:
+        binaries = tmp_path / f"usr/lib/postgresql/{major}/bin"
+        binaries.mkdir(parents=True)
+        (binaries / "postgres").touch()
+        if there:
+            extensions = tmp_path / f"usr/share/postgresql/{major}/extension"
+            extensions.mkdir(parents=True)
+            (extensions / "vector.control").touch()
+    done = []
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(bootstrap, "run", lambda argv: subprocess.CompletedProcess(argv, 0 if known else 100, "", ""))
+    monkeypatch.setattr(bootstrap, "install", lambda names: done.append(("install", names)))
+    monkeypatch.setattr(bootstrap, "_build_pgvector", lambda *given: done.append(("build", *given[:2])))
+    bootstrap.pgvector(tmp_path)
+    assert done == expected
+
+
+def test_pgvector_is_not_built_from_another_source(monkeypatch, tmp_path):
+    monkeypatch.setattr(bootstrap.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"something else"))
+    with pytest.raises(bootstrap.BootstrapError, match="is not the one that is pinned"):
+        bootstrap._build_pgvector(15, "postgresql-15-pgvector", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_root_the_missing_extension_is_named(monkeypatch, tmp_path):
+    (tmp_path / "usr/lib/postgresql/15/bin").mkdir(parents=True)
+    (tmp_path / "usr/lib/postgresql/15/bin/postgres").touch()
+    monkeypatch.setattr(bootstrap.os, "geteuid", lambda: 1000)
+    with pytest.raises(bootstrap.BootstrapError, match="postgresql-15-pgvector.*run the same command as root"):
+        bootstrap.pgvector(tmp_path)
