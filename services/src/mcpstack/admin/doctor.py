@@ -18,7 +18,7 @@ from mcpstack.common import database, migrate
 from mcpstack.common.secretfile import SecretError
 
 _ROLES = ("gateway", "registry", "worker")
-_EXTENSIONS = ("pg_trgm", "vector")
+_EXTENSIONS = ("vector",)
 _WORD = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 
 
