@@ -105,7 +105,7 @@ OWNER = "mcpstack_owner"
 SERVICES = ("gateway", "registry", "worker")
 LOGINS = {"admin_a": OWNER, "gateway_a": "gateway", "registry_a": "registry", "worker_a": "worker"}
 DB_PASSWORD = "p" * 32
-EXTENSIONS = ("pg_trgm", "vector")
+EXTENSIONS = ("vector",)
 
 
 @dataclass
