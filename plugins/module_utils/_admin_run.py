@@ -28,17 +28,21 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._stack_project i
 
 SERVICE = "admin"
 COMPOSE_DIR = "/etc/mcpstack/compose"
-#: Exit status of the program: the settings or arguments are wrong, Postgres is not there now, the database is another's.
-REFUSED, UNAVAILABLE, FOREIGN = 2, 3, 4
+#: Exit status of the program: a check failed, and the answer says which; Postgres is not there now.
+FAILED, UNAVAILABLE = 1, 3
 _ENDED = ("created", "exited", "dead")
 
 
 class AdminError(Exception):
-    """The text says what could not be done, what was said, and what to do. ``status`` is the program's, if it ran."""
+    """The text says what could not be done, what was said, and what to do.
 
-    def __init__(self, text: str, status: int | None = None) -> None:
+    ``status`` is the program's, if it ran; ``answer`` what it answered all the same.
+    """
+
+    def __init__(self, text: str, status: int | None = None, answer: dict | None = None) -> None:
         super().__init__(text)
         self.status = status
+        self.answer = answer or {}
 
 
 class NotYet(AdminError):
@@ -87,6 +91,17 @@ def _answer(output: bytes, what: str, clean: Callable[[bytes], str]) -> dict:
     return answer
 
 
+def _failed(answer: dict) -> str:
+    """A line for each check of the answer that failed, with what to do."""
+    checks = answer.get("checks")
+    found = [item for item in checks if isinstance(item, dict)] if isinstance(checks, list) else []
+    return "".join(
+        f"\n  {item.get('id')}: {item.get('detail')} {item.get('fix') or ''}".rstrip()
+        for item in found
+        if item.get("status") != "pass"
+    )
+
+
 def one_line(text: bytes) -> str:
     """What a program said, on one line."""
     return " ".join(text.decode(errors="replace").split())
@@ -127,6 +142,11 @@ def run(
         raise AdminError(f"mcpstack-admin {what}: it did not end within {timeout:g} s and was stopped.") from None
     except OSError as exc:
         raise AdminError(f"{line[0]}: cannot be run ({exc.strerror}); run the role docker first.") from None
+    if done.returncode == FAILED and done.stdout.strip().startswith(b"{"):
+        answer = _answer(done.stdout, what, clean)
+        raise AdminError(
+            f"mcpstack-admin {what}:{_failed(answer) or ' something is wrong, see the answer.'}", 1, answer
+        )
     if done.returncode != 0:
         said = clean(done.stderr or done.stdout)[-1000:] or "nothing"
         kind = NotYet if done.returncode == UNAVAILABLE else AdminError

@@ -59,8 +59,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 answer:
-  description: What it answered. Empty in check mode where nothing could be asked.
-  returned: success
+  description: What it answered. Empty in check mode where nothing could be asked, and where it gave no answer.
+  returned: always
   type: dict
   sample: {"changed": true, "migrations": ["gateway/0001_api_keys"]}
 """
@@ -94,7 +94,7 @@ def main() -> None:
             module.exit_json(changed=True, answer={})
         module.fail_json(msg=str(error))
     except core.AdminError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), answer=error.answer)
     module.exit_json(changed=answer.get("changed") is True, answer=answer)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
@@ -143,6 +144,27 @@ def test_trouble(compose_dir, docker, engine, kind, status, message):
         run(compose_dir, docker, engine)
     assert type(error.value) is kind
     assert (str(error.value), error.value.status) == (message, status)
+
+
+def test_a_check_that_failed_is_named_and_the_whole_answer_kept(compose_dir):
+    checks = [
+        {"id": "postgres", "status": "pass", "detail": "17.11", "fix": None},
+        {"id": "schema", "status": "fail", "detail": "It is behind.", "fix": "Run the deploy again."},
+        {"id": "worker", "status": "fail", "detail": "worker cannot be reached.", "fix": None},
+    ]
+    docker = Docker(json.dumps({"ok": False, "checks": checks}).encode(), b"", 1)
+    with pytest.raises(core.AdminError) as error:
+        run(compose_dir, docker, arguments=("doctor",))
+    assert str(error.value) == (
+        "mcpstack-admin doctor:\n  schema: It is behind. Run the deploy again.\n  worker: worker cannot be reached."
+    )
+    assert (error.value.status, error.value.answer) == (1, {"ok": False, "checks": checks})
+
+
+@pytest.mark.parametrize("answer", [{"ok": False}, {"checks": "x"}, {"checks": ["x", {"id": "a", "status": "pass"}]}])
+def test_a_failure_without_checks_is_a_sentence_too(compose_dir, answer):
+    with pytest.raises(core.AdminError, match="mcpstack-admin doctor: something is wrong, see the answer."):
+        run(compose_dir, Docker(json.dumps(answer).encode(), b"", 1), arguments=("doctor",))
 
 
 def test_a_command_that_hangs_takes_its_container_along(compose_dir):
