@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -58,9 +59,9 @@ def parse(raw: bytes, model: type[M]) -> M:
         raise invalid(error.errors(include_url=False, include_context=False, include_input=False)) from None
 
 
-def invalid(problems: list[object]) -> ApiError:
+def invalid(problems: Sequence[Any]) -> ApiError:
     """What pydantic found, all of it up to five, the first one in full."""
-    found = [(param(problem["loc"]), problem["msg"]) for problem in problems]  # type: ignore[index]
+    found = [(param(problem["loc"]), problem["msg"]) for problem in problems]
     name, message = found[0]
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     return ApiError(

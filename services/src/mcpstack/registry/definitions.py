@@ -146,7 +146,7 @@ def split_words(name: str) -> list[str]:
 
 def trigrams(text: str) -> frozenset[str]:
     """As pg_trgm makes them: of each word, with two spaces before it and one behind."""
-    found = set()
+    found: set[str] = set()
     for word in re.findall(r"\w+", text.lower()):
         padded = f"  {word[:100]} "
         found.update(padded[at : at + 3] for at in range(len(padded) - 2))
@@ -163,7 +163,9 @@ def bits(grams: Iterable[str]) -> str:
 
 def diff(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed, as lines a person reads: `-` before, `+` now."""
-    lines = difflib.unified_diff(_lines(old), _lines(new), f"{name} (approved)", f"{name} (now)", lineterm="", n=2)
+    lines = difflib.unified_diff(
+        [*_lines(old)], [*_lines(new)], f"{name} (approved)", f"{name} (now)", lineterm="", n=2
+    )
     return list(lines) or ["Only characters that are not shown here, or text beyond the length limits, changed."]
 
 
@@ -183,7 +185,13 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _check_json(key: str, value: Any) -> None:
+def clean_json(key: str, value: Any, most: int) -> Any:
+    """JSON of strangers that is kept: not too deep, not too large, nothing invisible in it."""
+    _check_json(key, value, most)
+    return _clean_json(value)
+
+
+def _check_json(key: str, value: Any, most: int = SCHEMA_BYTES) -> None:
     if value is None:
         return
     if not isinstance(value, dict):
@@ -205,8 +213,8 @@ def _check_json(key: str, value: Any) -> None:
         size = len(json.dumps(value, separators=(",", ":"), allow_nan=False))
     except ValueError:
         raise DefinitionError(f"{key} holds a number that JSON cannot carry") from None
-    if size > SCHEMA_BYTES:
-        raise DefinitionError(f"{key} is larger than {SCHEMA_BYTES} bytes")
+    if size > most:
+        raise DefinitionError(f"{key} is larger than {most} bytes")
 
 
 def _clean_json(value: Any) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcpstack.common import settings as s
+from mcpstack.common import ssrf
 from mcpstack.common.secretfile import Login, Peppers, SecretError, SecretFile, login, model_key, password, peppers
 from mcpstack.common.settings import Problem, SettingsError, setting
 from mcpstack.registry.mcp_settings import McpSettings, optional_url, switch
@@ -64,6 +65,12 @@ class Settings(McpSettings):
     )
     embedding_model: str = setting("", optional_model, "Model for tool vectors; empty: search by words only")
     embedding_timeout: float = setting("1", s.seconds(0.05, 30), "Longest wait of a search for its vector")
+
+    summary_model: str = setting("", optional_model, "Model that summarises long results; empty: the first one listed")
+    outbound_allow: ssrf.Policy = setting(
+        "", ssrf.parse, "MCP servers may also be at these hosts and networks, which are not public"
+    )
+    outbound_auth_dir: Path = setting("/run/secrets", s.path, "Where the credentials for MCP servers are")
 
     namespace: str = setting("local.mcpstack", namespace, "Reverse domain in the names of servers registered here")
     catalogue_public: bool = setting("false", switch, "Let anybody read /v0.1/servers, without a key")

@@ -35,11 +35,19 @@ class StoreError(Exception):
 
 
 class NotFoundError(StoreError):
-    pass
+    """`code` is that of the answer."""
+
+    def __init__(self, message: str, code: str = "server_not_found") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ConflictError(StoreError):
-    pass
+    """`code` is that of the answer: name_taken, definition_changed, not_editable."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +167,20 @@ class Call:
     truncated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A version of a server in the registry API."""
+
+    name: str
+    version: str
+    server_id: str
+    document: dict[str, Any]
+    status: Literal["active", "deprecated", "deleted"]
+    is_latest: bool
+    published_at: datetime
+    updated_at: datetime
+
+
 class Pool(Protocol):
     """What is needed of a pool of connections in autocommit mode."""
 
@@ -202,7 +224,7 @@ class Store:
             try:
                 row = await (await conn.execute(query.encode(), values)).fetchone()
             except psycopg.errors.UniqueViolation:
-                raise ConflictError(f"Another server is called {spec.name!r}.") from None
+                raise ConflictError("name_taken", f"Another server is called {spec.name!r}.") from None
             assert row is not None  # noqa: S101 - RETURNING
             if document is not None:
                 await _put_entry(conn, spec, document)
@@ -322,6 +344,31 @@ class Store:
         split = len(Server.__dataclass_fields__)
         return (Server(*row[:split]), Tool(*row[split:])) if row else None
 
+    async def tool_counts(self) -> dict[str, dict[str, int]]:
+        """By server and status."""
+        found: dict[str, dict[str, int]] = {}
+        async with self._pool.connection() as conn:
+            query = b"SELECT server_id, status, count(*) FROM registry.tool GROUP BY server_id, status"
+            for server_id, status, number in await (await conn.execute(query)).fetchall():
+                found.setdefault(server_id, {})[status] = number
+        return found
+
+    async def create_tool(self, server_id: str, definition: Definition) -> Tool:
+        """The same, for a name that is free."""
+        query = f"""
+            INSERT INTO registry.tool ({", ".join(_DEFINED)}, server_id, approved_hash, status, source)
+            VALUES ({", ".join(["%s"] * len(_DEFINED))}, %s, %s, 'active', 'manual')
+            ON CONFLICT (server_id, name) DO NOTHING RETURNING {_TOOL}"""
+        async with self._pool.connection() as conn:
+            try:
+                values = (*_values(definition), server_id, definition.def_hash)
+                row = await (await conn.execute(query.encode(), values)).fetchone()
+            except psycopg.errors.ForeignKeyViolation:
+                raise NotFoundError(f"There is no server {server_id!r}.") from None
+        if row is None:
+            raise ConflictError("name_taken", f"The server {server_id!r} has a tool {definition.name!r} already.")
+        return Tool(*row)
+
     async def put_tool(self, server_id: str, definition: Definition) -> tuple[Tool, bool]:
         """Register a tool by hand: whoever may do so approves it by that. True where it is new."""
         query = f"""
@@ -339,7 +386,7 @@ class Store:
             except psycopg.errors.ForeignKeyViolation:
                 raise NotFoundError(f"There is no server {server_id!r}.") from None
         if row is None:
-            raise ConflictError(f"The definition of {definition.name!r} comes from its server.")
+            raise ConflictError("not_editable", f"The definition of {definition.name!r} comes from its server.")
         return Tool(*row[:-1]), row[-1]
 
     async def delete_tool(self, server_id: str, name: str) -> bool:
@@ -377,12 +424,13 @@ class Store:
             ).fetchall()
             missing = sorted(set(names) - {row[0] for row in rows})
             if missing:
-                raise NotFoundError(f"The server {server_id!r} has no tool {missing[0]!r}.")
+                raise NotFoundError(f"The server {server_id!r} has no tool {missing[0]!r}.", "tool_not_found")
             for name, def_hash, _, _, _, disabled_by in rows:
                 if hashes.get(name, def_hash) != def_hash:
-                    raise ConflictError(f"The definition of {name!r} is another one by now: read the difference again.")
+                    message = f"The definition of {name!r} is another one by now."
+                    raise ConflictError("definition_changed", message)
                 if disabled_by == "sync":
-                    raise ConflictError(f"The server does not list {name!r} any more.")
+                    raise ConflictError("not_editable", f"The server does not list {name!r} any more.")
             done = []
             for name, def_hash, _, pending, status, _ in rows:
                 if status != "active":
@@ -518,19 +566,24 @@ async def _merge(conn: Connection, server_id: str, found: dict[str, Definition],
 
 
 async def _put_entry(conn: Connection, spec: ServerSpec, document: Mapping[str, Any]) -> None:
-    """What was registered last is the latest version."""
+    """What was registered last is the latest version. A server that is switched off is listed as deprecated."""
     await conn.execute(
         b"UPDATE registry.server_entry SET is_latest = false, updated_at = clock_timestamp() "
         b"WHERE is_latest AND name = %s AND version <> %s",
         (spec.name, spec.version),
     )
     await conn.execute(
+        b"UPDATE registry.server_entry SET status = 'deleted', updated_at = clock_timestamp() "
+        b"WHERE server_id = %s AND name <> %s AND status <> 'deleted'",
+        (spec.id, spec.name),
+    )
+    await conn.execute(
         b"""
-        INSERT INTO registry.server_entry AS e (name, version, server_id, document, is_latest)
-        VALUES (%s, %s, %s, %s, true)
+        INSERT INTO registry.server_entry AS e (name, version, server_id, document, status, is_latest)
+        VALUES (%s, %s, %s, %s, %s, true)
         ON CONFLICT (name, version) DO UPDATE SET server_id = excluded.server_id, document = excluded.document,
-            is_latest = true, status = 'active', updated_at = clock_timestamp()
+            is_latest = true, status = excluded.status, updated_at = clock_timestamp()
         WHERE (e.server_id, e.document, e.is_latest, e.status)
-            IS DISTINCT FROM (excluded.server_id, excluded.document, true, 'active')""",
-        (spec.name, spec.version, spec.id, Jsonb(document)),
+            IS DISTINCT FROM (excluded.server_id, excluded.document, true, excluded.status)""",
+        (spec.name, spec.version, spec.id, Jsonb(document), "active" if spec.enabled else "deprecated"),
     )
