@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,13 +29,17 @@ def install() -> None:
     subprocess.run([sys.executable, str(REPOSITORY / "tools" / "judges.py")], check=True, timeout=600)
 
 
+def script(name: str) -> Path:
+    """One of ours, put beside the judges' modules: a module is looked for from where the script lies."""
+    return Path(shutil.copy(SCRIPTS / name, HOME))
+
+
 def node(*arguments: str | Path, timeout: float = 300, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of the judges. Their modules are found from everywhere."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return subprocess.run(
         [str(NODE), *map(str, arguments)],
         cwd=HOME,
-        env=kept | {"NODE_PATH": str(MODULES), "NO_COLOR": "1"} | environ,
+        env=kept | {"NO_COLOR": "1"} | environ,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -96,10 +102,10 @@ def bearer(loop: Loop, target: int, credential: str) -> Iterator[int]:
 
 def conformance(url: str, revision: str, folder: Path) -> tuple[dict[str, list[dict[str, Any]]], str]:
     """Run a whole requirement set: (checks by scenario, what it printed)."""
-    script = MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
-    done = node(script, "server", "--url", url, "--requirements", revision, "--output-dir", folder)
+    suite = MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
+    done = node(suite, "server", "--url", url, "--requirements", revision, "--output-dir", folder)
     found = {}
     for path in sorted(folder.glob("**/checks.json")):
-        scenario = path.parent.name.removeprefix("server-").rsplit("-20", 1)[0]
+        scenario = re.sub(r"-\d{4}-\d\d-\d\dT[\d-]+Z$", "", path.parent.name.removeprefix("server-"))
         found[scenario] = json.loads(path.read_text())
     return found, done.stdout + done.stderr
