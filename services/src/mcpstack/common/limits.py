@@ -118,6 +118,7 @@ class Lease:
         "kid",
         "limits",
         "member",
+        "name",
         "period",
         "renew_at",
         "reserved",
@@ -130,6 +131,7 @@ class Lease:
         self.kid = kid
         self.limits = limits
         self.reserved = verdict.reserved
+        self.name = name
         self.member = f"{name}:{verdict.reserved}"
         self.period = Period.at(verdict.seconds)
         self.shared = not verdict.degraded
@@ -164,6 +166,7 @@ class Limiter:
         self._live: weakref.WeakSet[Lease] = weakref.WeakSet()  # one that was lost ends by itself
         self._asking: dict[str, asyncio.Task[Totals | None]] = {}
         self._local = Local(settings.replicas)
+        self._lost: dict[str, tuple[str, int]] = {}  # ids whose leases Valkey may still have, with kid and tpm
 
     @property
     def up(self) -> bool:
@@ -189,6 +192,9 @@ class Limiter:
                 (keys, "s probe2:1 1 0 0 0 1000000"),
             ]
         )
+        lost, self._lost = self._lost, {}
+        for name, (kid, tpm) in lost.items():
+            self._script.tell(self._keys(kid), f"c {name} {tpm}", self._losing(name, kid, tpm), urgent=False)
 
     async def keep(self) -> None:
         """For ever: leases of requests that take long are kept, also those that Valkey has lost or never saw."""
@@ -200,12 +206,12 @@ class Limiter:
         now = time.monotonic()
         for lease in [lease for lease in self._live if lease.renew_at <= now]:
             line = f"k {lease.member} {lease.reserved} {self._lease_ms}"
-            if self._script.tell(self._keys(lease.kid), line, urgent=False):
+            if self._script.tell(self._keys(lease.kid), line, _nothing, urgent=False):
                 lease.renew_at = now + self._lease_ms / 3000
 
     async def close(self) -> None:
         await self._script.flush()
-        self._link.close()
+        await self._link.close()
 
     # Requests
 
@@ -234,6 +240,8 @@ class Limiter:
             f"{self._lease_ms} {need} {want} {name} "
         )
 
+        lost = self._losing(name, kid, limits.tpm)
+
         def forsaken(answer: str) -> None:
             """The request went away while it was being admitted: what it got must not stay taken."""
             verdict = _verdict(answer, limits)
@@ -241,13 +249,13 @@ class Limiter:
                 Lease(self, kid, limits, name, verdict).end()
 
         try:
-            answer = await self._script.ask(keys, line + "0", forsaken)
+            answer = await self._script.ask(keys, line + "0", lost, forsaken)
             if answer.startswith(f"{UNSEEDED} "):
                 period = Period.at(_verdict(answer, limits).seconds)
                 totals = await self._ask_database(kid, period)
                 if totals is not None:
                     self.floor(kid, period, totals)
-                answer = await self._script.ask(keys, line + "1", forsaken)
+                answer = await self._script.ask(keys, line + "1", lost, forsaken)
         except AnswerError as error:  # about this key alone: what is stored under its name cannot be used
             log.warning("valkey cannot decide for a key", extra={"kid": kid, "reason": str(error)[:200]})
             return None
@@ -283,17 +291,33 @@ class Limiter:
             self._local.leave(lease.kid)
         day, month = lease.period
         line = f"s {lease.member} {lease.reserved} {tokens} {day} {month} {lease.limits.tpm}"
-        told = self._script.tell(self._keys(lease.kid), line, urgent=lease.urgent)
+        lost = self._losing(lease.name, lease.kid, lease.limits.tpm)
+        told = self._script.tell(self._keys(lease.kid), line, lost, urgent=lease.urgent)
+        if not told:
+            lost()
         if not (told and lease.shared):
             self._local.settle(lease.kid, lease.period, tokens - lease.reserved)
 
     def floor(self, kid: str, period: Period, totals: Totals) -> None:
         """The database knows of this much: Valkey counts no less. It may have been away, or have lost what it knew."""
         line = f"f {period.day} {totals.day} {period.month} {totals.month}"
-        self._script.tell(self._keys(kid), line, urgent=False)
+        self._script.tell(self._keys(kid), line, _nothing, urgent=False)
+
+    def _losing(self, name: str, kid: str, tpm: int) -> Callable[[], None]:
+        """For when it cannot be known whether Valkey has this lease: it will be told to end it, once it answers."""
+
+        def lost() -> None:
+            if len(self._lost) < _REMEMBERED:
+                self._lost[name] = kid, tpm
+
+        return lost
 
     def _keys(self, kid: str) -> tuple[str, str]:
         return f"{self._link.prefix}k:{{{kid}}}", f"{self._link.prefix}l:{{{kid}}}"
+
+
+def _nothing() -> None:
+    """It does not matter whether it was done: it comes again."""
 
 
 def _verdict(answer: str, limits: Limits) -> Verdict:

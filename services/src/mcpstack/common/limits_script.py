@@ -20,6 +20,7 @@ left nothing is reserved, whatever r says.
         refused takes nothing. -> CODE RESERVED N N_WAIT N_RESET X X_WAIT X_RESET SECONDS DAY_USED MONTH_USED RUNNING
         CODE 0 yes, 1 requests, 2 concurrency, 3 tokens, 4 day, 5 month, 6 not seeded (nothing taken)
     s MEMBER RESERVED ACTUAL DAY MONTH TPM      End a lease; its request used ACTUAL tokens, counted for its own day.
+    c ID TPM                                    End a lease that nobody has, if there is one: its answer was lost.
     k MEMBER RESERVED LEASE_MS                  Keep a lease, or make it again when Valkey has lost it.
     f DAY DAY_TOTAL MONTH MONTH_TOTAL           What the database knows: the least that was used. Seeds the hash.
 
@@ -144,6 +145,15 @@ function run.s(hash, set, member, reserved, actual, day, month, tpm)
   if tonumber(h[3]) == day then fields.dn = tonumber(h[4]) + actual end
   if tonumber(h[5]) == month then fields.mn = tonumber(h[6]) + actual end
   if next(fields) then write(hash, fields) end
+  return ''
+end
+
+function run.c(hash, set, id, tpm)
+  for _, member in ipairs(call('ZRANGEBYSCORE', set, '-inf', '+inf')) do
+    if string.sub(member, 1, #id + 1) == id .. ':' then
+      run.s(hash, set, member, tonumber(string.match(member, '%d+$')), 0, 0, 0, tpm)
+    end
+  end
   return ''
 end
 

@@ -13,6 +13,7 @@ streams take four times the processor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import socket
@@ -74,6 +75,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._asked: deque[Callable[[Any], None]] = deque()
+        self._gone = asyncio.Event()
 
     def send(self, words: Sequence[Word], then: Callable[[Any], None]) -> None:
         """`then` gets the answer or an exception, always and once."""
@@ -111,6 +113,11 @@ class Wire(asyncio.Protocol):
             then(error)
         self.on_lost(error)
 
+    async def gone(self) -> None:
+        """Returns when nothing of it is left."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), _CONNECT_PATIENCE)
+
     # asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -118,6 +125,7 @@ class Wire(asyncio.Protocol):
         self._transport = transport
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._gone.set()
         self.abort(error or ConnectionResetError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
@@ -213,20 +221,23 @@ class Link:
                 await wire.ask("AUTH", settings.valkey_user, self._password.read())
             except BaseException as error:
                 wire.abort(error)
+                await wire.gone()
                 raise
         self._wires = {known for known in self._wires if not known.closed} | {wire}
         return wire
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._closed, self.up, self.reason = True, False, "this process is stopping"
         for wire in self._wires:
             wire.abort(DownError("this process is stopping"))
+        await asyncio.gather(*(wire.gone() for wire in self._wires))
 
 
 class _Call(NamedTuple):
     keys: Sequence[str]
     what: str
-    asked: asyncio.Future[str] | None = None
+    asked: asyncio.Future[str] | None
+    lost: Callable[[], None]
     forsaken: Callable[[str], None] | None = None
 
 
@@ -250,24 +261,26 @@ class Script:
         self._late: asyncio.TimerHandle | None = None
         self._wire: Wire | None = None
 
-    async def ask(self, keys: Sequence[str], what: str, forsaken: Callable[[str], None] | None = None) -> str:
-        """`forsaken` gets the answer when the one who asked was cancelled meanwhile."""
+    async def ask(
+        self, keys: Sequence[str], what: str, lost: Callable[[], None], forsaken: Callable[[str], None]
+    ) -> str:
+        """`lost` is called when nobody can say whether it was done, `forsaken` with an answer that nobody waits for."""
         if not self._link.up:
             raise DownError("valkey is down")
-        asked = self._put(keys, what, forsaken)
+        asked = self._put(_Call(keys, what, asyncio.get_running_loop().create_future(), lost, forsaken))
         try:
             return await asked
         except asyncio.CancelledError:
             # Cancelled between the answer and this line: the future does not know.
-            if forsaken is not None and not asked.cancelled() and asked.exception() is None:
+            if not asked.cancelled() and asked.exception() is None:
                 forsaken(asked.result())
             raise
 
-    def tell(self, keys: Sequence[str], what: str, *, urgent: bool) -> bool:
+    def tell(self, keys: Sequence[str], what: str, lost: Callable[[], None], *, urgent: bool) -> bool:
         """Without await, so that a task that is being cancelled can use it. False while Valkey is down."""
         if not self._link.up:
             return False
-        self._waiting.append(_Call(keys, what))
+        self._waiting.append(_Call(keys, what, None, lost))
         if urgent or len(self._waiting) >= _TOGETHER:
             self._start()
         else:
@@ -280,7 +293,9 @@ class Script:
             if self._wire is None or self._wire.closed:
                 self._wire = await self._link.connect()
                 self._wire.on_lost = self._link.failed
-            answers = await asyncio.gather(*(self._put(keys, what) for keys, what in calls))
+            loop = asyncio.get_running_loop()
+            batch = [_Call(keys, what, loop.create_future(), lambda: None) for keys, what in calls]
+            answers = await asyncio.gather(*(self._put(call) for call in batch))
         except FAILURES as error:
             self._link.failed(error)
             raise
@@ -293,13 +308,11 @@ class Script:
         while self._batch or self._waiting:  # noqa: ASYNC110 - at the end of the process, once
             await asyncio.sleep(0.001)
 
-    def _put(
-        self, keys: Sequence[str], what: str, forsaken: Callable[[str], None] | None = None
-    ) -> asyncio.Future[str]:
-        asked: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Call(keys, what, asked, forsaken))
+    def _put(self, call: _Call) -> asyncio.Future[str]:
+        assert call.asked is not None  # noqa: S101 - made with one
+        self._waiting.append(call)
         self._start()
-        return asked
+        return call.asked
 
     def _start(self) -> None:
         if self._linger is not None:
@@ -355,6 +368,7 @@ class Script:
             self._link.failed(error)
             batch, self._waiting, self._hurry = batch + self._waiting, [], False
             for call in batch:
+                call.lost()
                 if call.asked is not None and not call.asked.done():
                     call.asked.set_exception(error)
         if self._hurry:
@@ -382,7 +396,7 @@ def reason(error: BaseException) -> str:
     for needles, words in (
         (("certificate", "ssl"), "its certificate is not trusted"),
         (("wrongpass", "noauth", "username-password"), "the login is refused"),
-        (("noperm", "acl failure", "no permission"), "a permission is missing"),
+        (("noperm", "acl failure", "user executing the script can't"), "a permission is missing"),
         (("oom ",), "its memory is full"),
         (("loading",), "it is starting"),
     ):
