@@ -34,9 +34,6 @@ class Inference:
             return
         state = scope["state"]
         try:
-            if scope["method"] != "POST":
-                message = f"{scope['method'][:16]} is not possible here."
-                raise ApiError("method_not_allowed", message, headers={"Allow": "POST"})
             answer = await self._prepare(endpoint, Request(scope, receive))
         except ApiError as error:
             self._gateway.metrics.errors.labels(error.code).inc()
@@ -51,6 +48,9 @@ class Inference:
             await answer(scope, receive, send)
 
     async def _prepare(self, endpoint: Endpoint, request: Request) -> ASGIApp:
+        if request.method != "POST":
+            message = f"{request.method[:16]} is not possible here."
+            raise ApiError("method_not_allowed", message, headers={"Allow": "POST"})
         gateway, settings = self._gateway, self._gateway.settings
         async with await entering(gateway, request, endpoint.scope) as admission:
             raw = await bodies.read(request, settings.max_body_bytes, settings.body_timeout)

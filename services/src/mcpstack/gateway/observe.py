@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import secrets
@@ -13,12 +12,15 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcpstack.common.errors import ApiError
+from mcpstack.gateway import dialects
+from mcpstack.gateway.endpoints import BY_PATH
+from mcpstack.gateway.proxy import send_error
 from mcpstack.gateway.service import Gateway
 
 log = logging.getLogger("mcpstack.gateway.request")
 
 _ROUTES = frozenset(
-    ("/v1/chat/completions", "/v1/embeddings", "/v1/models", "/health", "/ready", "/metrics", "/openapi.json")
+    (*BY_PATH, "/v1/models", "/v1/usage", "/v1/tasks", "/health", "/ready", "/metrics", "/openapi.json")
 )
 _QUIET = frozenset(("/health", "/ready", "/metrics"))
 _METHODS = frozenset(("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"))
@@ -28,6 +30,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}\Z")
 def route_of(path: str) -> str:
     if path in _ROUTES:
         return path
+    if path.startswith("/v1/tasks/"):
+        return "/v1/tasks/{id}"
     return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
 
 
@@ -72,7 +76,8 @@ class Observe:
         try:
             if api and gateway.draining:
                 extra.append((b"connection", b"close"))
-                await send_error(observed, ApiError("shutting_down", "The gateway is being restarted."), request_id)
+                error = ApiError("shutting_down", "The gateway is being restarted.")
+                await send_error(observed, error, dialects.of(scope["path"]), request_id)
             else:
                 await self._app(scope, receive, observed)
         except Exception:
@@ -80,7 +85,7 @@ class Observe:
             if not status:
                 metrics.errors.labels("internal_error").inc()
                 error = ApiError("internal_error", "Something went wrong inside the gateway.")
-                await send_error(observed, error, request_id)
+                await send_error(observed, error, dialects.of(scope["path"]), request_id)
         finally:
             if api:
                 gateway.leave()
@@ -103,11 +108,3 @@ class Observe:
                         **fields,
                     },
                 )
-
-
-async def send_error(send: Send, error: ApiError, request_id: str) -> None:
-    payload = json.dumps(error.body(request_id), separators=(",", ":")).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(payload))]
-    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": payload})

@@ -24,7 +24,7 @@ from mcpstack.gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_MAX_ANSWER = 64 * 1024 * 1024
+_MAX_ANSWER = 32 * 1024 * 1024
 _MAX_ERROR = 64 * 1024
 _MAX_LIST = 4 * 1024 * 1024
 _MAX_MODELS = 10_000

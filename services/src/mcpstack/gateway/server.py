@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._gateway.pool.reload)
         self._gateway.on_fatal = self._fatal
         yield
 
