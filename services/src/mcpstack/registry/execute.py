@@ -45,7 +45,8 @@ PASSED_THROUGH = frozenset(
         "resources/templates/list",
     )
 )
-_TROUBLE = (psycopg.Error, PoolTimeout, OSError)
+_TROUBLE = (psycopg.Error, PoolTimeout, OSError, ApiError)  # ApiError: what the registry's pool makes of the others
+_REFUSED = (psycopg.DataError, psycopg.IntegrityError)
 _INVALID_PARAMS = -32602
 _METHOD_NOT_FOUND = -32601
 
@@ -209,11 +210,11 @@ class Executor:
             self._metrics.call(code, duration)
             self.calls.add(
                 store.Call(
-                    server_id=server[:64],
-                    tool=tool[:128],
+                    server_id=_recordable(server, 64),
+                    tool=_recordable(tool, 128),
                     subject=who.id,
                     via=via,
-                    request_id=request_id,
+                    request_id=_recordable(request_id, 128),
                     status=code,
                     duration_ms=duration * 1000,
                     bytes_in=len(canonical),
@@ -411,6 +412,11 @@ def _schema_unusable(error: SchemaUnusableError) -> ApiError:
     return ApiError("tool_schema_unusable", f"The tool's inputSchema cannot be used: {error}.", reason=str(error))
 
 
+def _recordable(text: str, limit: int) -> str:
+    """A name a client made up, as Postgres can store it."""
+    return definitions.visible(text[:limit]) or "-"
+
+
 def _canonical(arguments: Mapping[str, Any]) -> bytes:
     """The arguments for the hash: the same for another order of names."""
     try:
@@ -484,12 +490,12 @@ class CallLog:
     async def _write(self, batch: list[store.Call]) -> None:
         try:
             await self._store.record_calls(batch)
-        except psycopg.DataError:
+        except _REFUSED:
             # One record that Postgres will not take must not hold up the others.
             for call in batch:
                 try:
                     await self._store.record_calls([call])
-                except psycopg.DataError as error:
+                except _REFUSED as error:
                     self._metrics.call_records_lost.inc()
                     log.error("a record is refused", extra={"reason": type(error).__name__})  # noqa: TRY400
 

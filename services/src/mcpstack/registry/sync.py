@@ -122,6 +122,9 @@ class Syncer:
                         report = await self._take_over(row, force)
                 except (SyncError, UpstreamError, RpcError, TimeoutError) as error:
                     report = await self._failed(row, _reason(error))
+                except (psycopg.DataError, psycopg.IntegrityError):
+                    log.exception("a list of tools cannot be stored", extra={"server": row.id})
+                    report = await self._failed(row, "its tools cannot be stored")
                 except NotFoundError:
                     report = Report(row.id, "gone", reason="the server was removed meanwhile")
         report = Report(report.server, report.result, report.changes, report.reason, time.monotonic() - started)
