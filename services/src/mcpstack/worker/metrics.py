@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
 from mcpstack import __version__
 from mcpstack.worker.kinds import Pool
+from mcpstack.worker.patience import within
 
 if TYPE_CHECKING:
     from mcpstack.registry.outbound_metrics import Metrics as OutboundMetrics
@@ -101,10 +102,7 @@ class Collector:
         async with self._lock:
             if time.monotonic() - self._read_at < self._keep:
                 return
-            async with asyncio.timeout(3), self._pool.connection() as conn:
-                groups = await (await conn.execute(_QUEUE)).fetchall()
-                health = await (await conn.execute(_HEALTH)).fetchall()
-                alive = await (await conn.execute(_WORKERS, (f"{self._stalled} seconds",))).fetchone()
+            groups, health, alive = await within(3, self._read())
             self._read_at = time.monotonic()
         metrics = self._metrics
         sums: dict[tuple[str, str, str], tuple[int, float]] = {}
@@ -117,6 +115,13 @@ class Collector:
         for service, up in health:
             metrics.up.labels(service).set(up)
         metrics.alive.set(alive[0] if alive else 0)
+
+    async def _read(self) -> tuple[list[Any], list[Any], Any]:
+        async with self._pool.connection() as conn:
+            groups = await (await conn.execute(_QUEUE)).fetchall()
+            health = await (await conn.execute(_HEALTH)).fetchall()
+            alive = await (await conn.execute(_WORKERS, (f"{self._stalled} seconds",))).fetchone()
+        return groups, health, alive
 
     def _fill(self, sums: Mapping[tuple[str, str, str], tuple[int, float]]) -> None:
         metrics = self._metrics

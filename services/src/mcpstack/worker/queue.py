@@ -152,6 +152,7 @@ class Queue:
         self.http: aiohttp.ClientSession | None = None
         self.worker: Worker | None = None
         self.clock_offset = timedelta()
+        self.active: dict[int, str] = {}  # jobs whose handlers are at work, and their kinds
         self._interrupted = False
         self._app = procrastinate.App(connector=procrastinate.PsycopgConnector())
         for kind in self.kinds.values():
@@ -196,6 +197,9 @@ class Queue:
         if self.worker is not None:
             self.worker.shutdown_graceful_timeout = 0.0
             self.stop()
+            # Not left to the worker: it may be waiting for a database that does not answer.
+            for task, context in list(self.worker._running_jobs.items()):
+                self.worker._abort_job(task, context, AbortReason.SHUTDOWN)
 
     def running(self) -> dict[int, str]:
         """Jobs that are being run or whose end is being written, by id."""
@@ -232,6 +236,7 @@ class Queue:
         kind = self.kinds[job.task_name]
         began = time.monotonic()
         self.metrics.running.labels(kind.name).inc()
+        self.active[job.id] = kind.name  # type: ignore[index]  # a fetched job has an id
         outcome: str = "dead"
         reason: str | None = "internal"
         try:
@@ -256,6 +261,7 @@ class Queue:
             raise
         finally:
             took = time.monotonic() - began
+            self.active.pop(job.id, None)  # type: ignore[call-overload]
             self.metrics.running.labels(kind.name).dec()
             self.metrics.jobs.labels(kind.name, outcome).inc()
             self.metrics.duration.labels(kind.name).observe(took)

@@ -25,6 +25,7 @@ from mcpstack.common.secretfile import SecretError
 from mcpstack.worker import recover, schedule
 from mcpstack.worker.kinds import Kind, Pool
 from mcpstack.worker.metrics import Collector, Metrics
+from mcpstack.worker.patience import within
 from mcpstack.worker.queue import Queue, why
 from mcpstack.worker.settings import Secrets, Settings, database_parameters
 from mcpstack.worker.watchdog import Watchdog
@@ -103,7 +104,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         watchdog = asyncio.create_task(
-            Watchdog(self.settings.block_limit, lambda: self.queue.running().values()).beat(), name="watchdog"
+            Watchdog(self.settings.block_limit, lambda: self.queue.active.values()).beat(), name="watchdog"
         )
         async with aiohttp.ClientSession(trust_env=False) as session:
             self.queue.http = session
@@ -121,7 +122,7 @@ class Service:
         if self.stopping.is_set():
             self.queue.interrupt()  # a second signal does not wait
             return
-        log.info("stopping", extra={"running": len(self.queue.running())})
+        log.info("stopping", extra={"running": len(self.queue.active)})
         self.stopping.set()
         self.queue.stop()
 
@@ -155,14 +156,17 @@ class Service:
         self._working, self._reason = False, reason
 
     async def _prepared(self) -> bool:
-        async with asyncio.timeout(8), self.pool.connection() as conn:
-            verdict = await migrate.check_async(conn, *COMPONENTS)
+        verdict = await within(8, self._verdict())
         if verdict.state == "newer":
             self.fatal = verdict.reason
             log.critical("the database cannot be used", extra={"reason": self.fatal})
             return False
         self._behind = verdict.reason
         return verdict.state == "ok"
+
+    async def _verdict(self) -> migrate.Verdict:
+        async with self.pool.connection() as conn:
+            return await migrate.check_async(conn, *COMPONENTS)
 
     async def _work(self) -> None:
         """One stay in the queue. Ends when it is asked to, or raises when it cannot go on."""
@@ -172,10 +176,13 @@ class Service:
         asked = asyncio.create_task(self.stopping.wait(), name="asked to stop")
         try:
             await asyncio.wait({run, guard, asked}, return_when=asyncio.FIRST_COMPLETED)
-            self.queue.stop()  # once more: it forgets what it was told before it began
-            await asyncio.wait({run}, timeout=self._patience())
-            if not run.done():
-                await self._give_up()
+            while not run.done():
+                self.queue.stop()  # once more: it forgets what it was told before it began
+                waiting = {run} if asked.done() else {run, asked}
+                done, _ = await asyncio.wait(waiting, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
+                # Without a database the end may take as long as that is away; with handlers at work it must not.
+                if not done and (asked.done() or self.queue.active):
+                    await self._give_up()
         finally:
             for task in (guard, asked):
                 task.cancel()
@@ -190,17 +197,17 @@ class Service:
             raise gone
 
     def _patience(self) -> float:
-        grace = self.settings.shutdown_grace if self.stopping.is_set() else 0.0
-        return grace + _AFTER_GRACE
+        """A stop that was asked for has its grace; a worker that lost the database has none to give."""
+        settings = self.settings
+        return settings.shutdown_grace + _AFTER_GRACE if self.stopping.is_set() else settings.stalled_after / 6
 
     async def _give_up(self) -> None:
         """Something ignores that it is cancelled. What it works on goes back and the process ends, so it ends too."""
         worker_id = self.queue.worker.worker_id if self.queue.worker else None
-        log.error("tasks do not end; leaving without them", extra={"running": sorted(self.queue.running().values())})
-        if worker_id is not None:
+        log.error("tasks do not end; leaving without them", extra={"running": sorted(self.queue.active.values())})
+        if worker_id is not None and self._working:
             with contextlib.suppress(*_TROUBLE):
-                async with asyncio.timeout(2):
-                    log.warning("put back", extra={"jobs": await recover.give_back(self.pool, worker_id)})
+                log.warning("put back", extra={"jobs": await within(2, recover.give_back(self.pool, worker_id))})
         for handler in logging.getLogger().handlers:
             handler.flush()
         os._exit(0 if self.stopping.is_set() else 1)
@@ -209,18 +216,20 @@ class Service:
 
     async def _guard(self) -> None:
         settings, queue = self.settings, self.queue
+        # All in all less than stalled_after, with a heartbeat of at most a quarter of it (see the settings).
+        patience = settings.stalled_after / 8
         last = time.monotonic()
         missing: set[tuple[int, int]] = set()
         while True:
             worker_id = queue.worker.worker_id if queue.worker is not None else None
             try:
                 if worker_id is not None:
-                    await self._beat(worker_id)
+                    await within(patience, self._beat(worker_id))
                     last = time.monotonic()
-                    missing = await self._round(worker_id, missing)
+                    missing = await within(patience, self._round(worker_id, missing))
             except _TROUBLE as error:
                 self._not_working(why(error))
-                if time.monotonic() - last > settings.stalled_after / 2:
+                if time.monotonic() - last > settings.stalled_after / 3:
                     # Soon others may take the jobs for abandoned: they must not run here then.
                     queue.interrupt()
                     raise GoneError(why(error)) from None
