@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from fastapi import FastAPI
 from mcp import MCPError
 from mcp.shared.inbound import mcp_param_headers, x_mcp_header_map
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcpstack.common import apikey, ssrf
@@ -148,12 +150,15 @@ class Issuer:
             "iss": self.name,
             "sub": "user-1",
             "aud": audience,
-            "exp": now + 300,
-            "iat": now,
+            "exp": 300,
+            "iat": 0,
             "jti": "j1",
             "client_id": "client-1",
             "scope": "openid tools:read tools:call",
         } | claims
+        for name in ("exp", "nbf", "iat"):
+            if isinstance(found.get(name), int) and abs(found[name]) < 10**6:
+                found[name] += now  # a small number is meant from now on
         for name in drop:
             found.pop(name, None)
         head = {"typ": "at+jwt", "kid": kid} | dict(header or {})
@@ -371,7 +376,17 @@ def serve(loop: Loop, *, introspection: Any = None, admit: Any = None, **more: A
             await upstream.close()
             await authenticator.close()
 
+        async def refused(request: Request, error: Exception) -> Response:
+            assert isinstance(error, ApiError)
+            request.state.log["code"] = error.code
+            return JSONResponse(error.body(request.state.request_id), status_code=error.status, headers=error.headers)
+
+        async def left(_: Request, __: Exception) -> Response:
+            return Response(status_code=400)
+
         app = FastAPI(lifespan=lifespan, openapi_url=None)
+        app.add_exception_handler(ApiError, refused)
+        app.add_exception_handler(ClientDisconnect, left)
         add_routes(app, endpoint)
         config = uvicorn.Config(
             Noted(app, lines), host="127.0.0.1", port=port, log_config=None, access_log=False, lifespan="on",

@@ -16,13 +16,14 @@ from typing import Any
 import httpx2
 import mcp_types as types
 import pytest
-from inbound import Served, fixture_server, message, meta, serve
+from inbound import Served, fixture_server, message, meta, serve, settings
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from test_tokens import call, post
 
 from mcpstack.common import logs
 from mcpstack.common.errors import ApiError
+from mcpstack.common.settings import SettingsError
 from mcpstack.registry.catalogue import Members, Tool
 from mcpstack.registry.client import Server
 from mcpstack.registry.mcp_sets import PAGE
@@ -307,6 +308,124 @@ def test_a_set_of_tools_of_several_servers(pair: Served) -> None:
     for cursor in ("!!", "4AAA", "\u00e4"):
         reply = post(pair.port, "/mcp/pair", message("tools/list", _meta=meta(), cursor=cursor), token=key)
         assert (reply.status, reply.json["error"]["code"]) == (400, -32602), cursor
+
+
+def test_declared_sets(loop: Loop) -> None:
+    definition = {"description": "d", "inputSchema": {"type": "object"}}
+
+    def shown(server: str, *names: str) -> Members:
+        capabilities = {"tools": {}, "prompts": {}}
+        return Members(server, tuple(Tool(server, name, definition) for name in names), server, capabilities)
+
+    declared = "dev=git+time__now, one=git__log+git__log,lost=nothing,gone=git__gone,all=git+git__log,git=time"
+    with serve(loop, mcp_sets=declared) as served:
+        served.catalogue.shown = {"git": shown("git", "log", "add"), "time": shown("time", "now", "later")}
+        key = served.keys.new("tools:read", "tools:call")
+
+        def names(path: str) -> Any:
+            reply = post(served.port, path, message("tools/list", _meta=meta()), token=key)
+            return [tool["name"] for tool in reply.json["result"]["tools"]] if reply.status == 200 else reply.status
+
+        assert names("/mcp/dev") == ["git__add", "git__log", "time__now"]
+        assert names("/mcp/one") == ["git__log"]
+        assert names("/mcp/all") == ["git__add", "git__log"]
+        assert names("/mcp/time") == ["later", "now"]
+        assert names("/mcp/git") == ["time__later", "time__now"]  # what was declared goes before a server's name
+        assert names("/mcp/lost") == 404
+        assert post(served.port, "/mcp/dev", message("prompts/list", _meta=meta()), token=key).status == 404
+        body = message("tools/call", name="time__later", arguments={}, _meta=meta())
+        assert post(served.port, "/mcp/dev", body, token=key).json["error"]["code"] == -32602
+
+
+def test_no_tools_is_an_error_with_a_reason(loop: Loop) -> None:
+    """All of them quarantined: a client that is shown nothing would take it for the truth."""
+    with serve(loop) as served:
+        key = served.keys.new("tools:read")
+        served.catalogue.shown = {
+            "held": Members("held", (), mirror="held", capabilities={"tools": {}}),
+            "none": Members("none", (), mirror="none", capabilities={"prompts": {}}),
+        }
+        listing = message("tools/list", _meta=meta())
+        reply = post(served.port, "/mcp/held", listing, token=key)
+        assert reply.json["error"]["data"] == {"code": "no_tools"}
+        assert "approval of an administrator" in reply.json["error"]["message"]
+        discover = message("server/discover", _meta=meta())
+        found = post(served.port, "/mcp/held", discover, token=key).json["result"]["capabilities"]
+        assert found == {"tools": {}}
+        reply = post(served.port, "/mcp/none", listing, token=key)
+        assert (reply.status, reply.json["error"]["code"]) == (404, -32601)
+        found = post(served.port, "/mcp/none", discover, token=key).json["result"]["capabilities"]
+        assert found == {"prompts": {}}
+
+
+def test_who_only_listens_does_not_hold_up_the_end(loop: Loop, outside: int) -> None:
+    with serve(loop) as served:
+        served.catalogue.servers["fixture"] = Server("fixture", "fixture", f"http://127.0.0.1:{outside}/mcp")
+        key = served.keys.new("tools:read")
+        session = legacy(served, "/mcp/fixture", HELLO, key).headers["mcp-session-id"]
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=15)
+        headers = {"Authorization": f"Bearer {key}", "Accept": "text/event-stream", "Mcp-Session-Id": session}
+        connection.request("GET", "/mcp/fixture", headers=headers)
+        answer = connection.getresponse()
+        assert answer.status == 200
+
+        async def drain() -> None:
+            served.endpoint.drain()
+
+        loop.run(drain())
+        try:
+            rest = answer.read()
+        except http.client.IncompleteRead as error:
+            rest = error.partial
+        assert b"data:" not in rest
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("server_names", ""),
+        ("server_names", "a b"),
+        ("server_names", "https://a.example"),
+        ("server_names", "a.example:443"),
+        ("public_url", "https://a.example/mcp"),
+        ("public_url", "ftp://a.example"),
+        ("oidc_issuers", "https://user:password@a.example"),
+        ("oidc_issuers", "https://a.example?x=1"),
+        ("oidc_issuers", "a.example"),
+        ("oidc_plain_jwt", "yes"),
+        ("mcp_origins", "a.example"),
+        ("mcp_sets", "dev"),
+        ("mcp_sets", "dev="),
+        ("mcp_sets", "Dev=git"),
+        ("mcp_sets", "dev=git__"),
+        ("mcp_sets", "dev=git+"),
+        ("mcp_sets", "dev=__log"),
+        ("mcp_sets", "dev=git,dev=time"),
+        ("mcp_sets", "a/b=git"),
+    ],
+)
+def test_settings_that_are_not_usable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"REGISTRY_{name.upper()}"):
+        settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, []),
+        ({"oidc_issuers": "https://a.example", "oidc_introspection_url": "https://a.example/introspect"}, []),
+        ({"public_url": "http://localhost"}, ["REGISTRY_PUBLIC_URL"]),
+        ({"public_url": "https://other.example"}, ["REGISTRY_PUBLIC_URL"]),
+        ({"oidc_issuers": "http://a.example"}, ["REGISTRY_OIDC_ISSUERS"]),
+        ({"oidc_introspection_url": "https://b.example/introspect"}, ["REGISTRY_OIDC_INTROSPECTION_URL"]),
+        ({"mcp_origins": "*"}, ["REGISTRY_MCP_ORIGINS"]),
+        ({"oidc_ca_file": "/nowhere/ca.crt"}, ["REGISTRY_OIDC_CA_FILE"]),
+        ({"oidc_ca_file": "/etc/hostname"}, ["REGISTRY_OIDC_CA_FILE"]),
+    ],
+)
+def test_settings_that_do_not_belong_together(given: dict[str, str], names: list[str]) -> None:
+    assert [problem.where for problem in settings(**given).problems("production")] == names
 
 
 def test_a_name_nobody_has(served: Served) -> None:

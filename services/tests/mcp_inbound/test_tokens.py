@@ -95,8 +95,8 @@ def test_a_good_token_opens(served: Served, issuer: Issuer, kid: str) -> None:
     [
         pytest.param({"audience": ["https://other.example", "RESOURCE"]}, id="one audience of several"),
         pytest.param({"scp": ["tools:read"], "drop": ("scope",)}, id="scopes as a list"),
-        pytest.param({"exp": NOW - 20}, id="expired within the leeway"),
-        pytest.param({"nbf": NOW + 20}, id="not before, within the leeway"),
+        pytest.param({"exp": -20}, id="expired within the leeway"),
+        pytest.param({"nbf": 20}, id="not before, within the leeway"),
         pytest.param({"header": {"typ": "application/at+jwt"}}, id="long type"),
         pytest.param({"algorithm": "PS256"}, id="PS256"),
     ],
@@ -110,9 +110,9 @@ def test_other_good_tokens(served: Served, issuer: Issuer, change: dict[str, Any
 
 Make = Callable[[Issuer, str], str]
 REFUSED: dict[str, tuple[Make, str]] = {
-    "expired": (lambda i, a: i.token(audience=a, exp=NOW - 3600, iat=NOW - 7200), "The access token has expired."),
-    "not yet": (lambda i, a: i.token(audience=a, nbf=NOW + 3600), "The access token is not valid yet."),
-    "from the future": (lambda i, a: i.token(audience=a, iat=NOW + 3600), "The access token is not valid yet."),
+    "expired": (lambda i, a: i.token(audience=a, exp=-3600, iat=-7200), "The access token has expired."),
+    "not yet": (lambda i, a: i.token(audience=a, nbf=3600), "The access token is not valid yet."),
+    "from the future": (lambda i, a: i.token(audience=a, iat=3600), "The access token is not valid yet."),
     "no end": (lambda i, a: i.token(audience=a, drop=("exp",)), "not issued for this resource"),
     "endless": (lambda i, a: i.token(audience=a, exp="never"), "signature or claims are not valid"),
     "foreign audience": (lambda i, a: i.token(audience="https://other.example/mcp"), "not issued for this resource"),

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ from mcp.server.streamable_http import StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic_core import from_json
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -37,7 +36,7 @@ from starlette.types import Message, Receive, Scope, Send
 from mcpstack.common.errors import ApiError
 from mcpstack.registry import mcp_front, mcp_sets
 from mcpstack.registry.auth import WELL_KNOWN, Authenticator
-from mcpstack.registry.catalogue import Catalogue
+from mcpstack.registry.catalogue import Catalogue, Members, Tool
 from mcpstack.registry.mcp_exchange import KEY, Exchange, current
 from mcpstack.registry.mcp_settings import LOOPBACK, McpSettings
 from mcpstack.registry.principal import CALL, READ, SCOPES, Principal
@@ -77,6 +76,7 @@ class McpEndpoint:
         self._auth = authenticator
         self._catalogue = catalogue
         self._admit = admit
+        self._drained = asyncio.Event()
         self._names = frozenset(settings.server_names)
         self._origins = frozenset(origin.lower() for origin in (*settings.mcp_origins, settings.origin))
         self._front = StreamableHTTPSessionManager(
@@ -96,26 +96,21 @@ class McpEndpoint:
         async with self._front.run(), self._sets.run():
             yield
 
+    def drain(self) -> None:
+        """The process is about to stop: let go of who only listens."""
+        self._drained.set()
+
     # ASGI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # RFC 9110: blanks around a value are no part of it. One parser cuts them off, the other does not.
         scope = {**scope, "headers": [(name, value.strip(b" \t")) for name, value in scope["headers"]]}
         request = Request(scope, receive)
-        request_id = _request_id(scope)
-        fields = scope.get("state", {}).get("log", {})
-        try:
-            await self._serve(request, request_id, fields, receive, send)
-        except ApiError as error:
-            fields["code"] = error.code
-            await _answer(error, request_id)(scope, receive, send)
-        except ClientDisconnect:
-            fields["disconnected"] = True  # while sending; nobody reads an answer
+        await self._serve(request, receive, send)
 
-    async def _serve(
-        self, request: Request, request_id: str, fields: dict[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
         scope = request.scope
+        fields = scope.get("state", {}).get("log", {})
         self.check_host(request)
         path = scope["path"]
         name = path.removeprefix("/mcp").removeprefix("/")
@@ -131,23 +126,47 @@ class McpEndpoint:
         if not who.scopes.intersection((READ, CALL)):
             self._auth.require(who, (READ,), path)
         extra = await self._admit(who) if self._admit is not None else []
-        members = await self._catalogue.members(name) if name else None
-        if name and members is None:
-            suggestions = ("Use /mcp, which finds tools of all servers.", "list_servers names the servers.")
-            raise ApiError("not_found", "There is no server and no set of this name.", suggestions=suggestions)
+        members = await self._members(name) if name else None
         if request.method == "POST":
             body = await self._body(request)
             self._check_scope(who, path, *_asked(body, fields))
             receive = _replay(body, receive)
-        exchange = Exchange(who, request_id, members, fields)
+        exchange = Exchange(who, _request_id(scope), members, fields)
         # The credential goes no further than this: neither the SDK nor anybody behind it gets to see it.
         inner = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"authorization"], KEY: exchange}
         inner["user"] = _user(who)
+        manager = self._sets if name else self._front
         token = current.set(exchange)
         try:
-            await (self._sets if name else self._front).handle_request(inner, receive, _with_headers(send, extra))
+            await self._until_drained(request, manager.handle_request(inner, receive, _with_headers(send, extra)))
         finally:
             current.reset(token)
+
+    async def _until_drained(self, request: Request, answer: Coroutine[Any, Any, None]) -> None:
+        """A stream that a client of the older era keeps open to listen has no end of its own."""
+        if request.method != "GET":
+            await answer
+            return
+        task, drained = asyncio.create_task(answer), asyncio.create_task(self._drained.wait())
+        try:
+            await asyncio.wait((task, drained), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            drained.cancel()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _members(self, name: str) -> Members:
+        chosen = self._settings.mcp_sets.get(name)
+        if chosen is None:
+            members = await self._catalogue.members(name)
+        else:
+            parts = {server: await self._catalogue.members(server) for server in chosen}
+            members = _chosen(name, chosen, parts) if any(parts.values()) else None
+        if members is None:
+            suggestions = ("Use /mcp, which finds tools of all servers.", "list_servers names the servers.")
+            raise ApiError("not_found", "There is no server and no set of this name.", suggestions=suggestions)
+        return members
 
     def check_host(self, request: Request) -> None:
         """Against web sites that had their own name resolve to this server (DNS rebinding)."""
@@ -207,10 +226,7 @@ class McpEndpoint:
     # What a client reads before it has a token (RFC 9728)
 
     async def metadata(self, request: Request) -> Response:
-        try:
-            path = self._metadata_path(request)
-        except ApiError as error:
-            return _answer(error, _request_id(request.scope))
+        path = self._metadata_path(request)
         # Public, and read by clients in browsers from everywhere.
         open_to_all = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Headers": "*"}
         if request.method == "OPTIONS":
@@ -238,7 +254,10 @@ class McpEndpoint:
 
 
 def add_routes(app: FastAPI, endpoint: McpEndpoint) -> None:
-    """/mcp, /mcp/NAME and the metadata of both. The application enters `endpoint.run()` in its lifespan."""
+    """/mcp, /mcp/NAME and the metadata of both.
+
+    The application enters `endpoint.run()` in its lifespan and answers ApiError and ClientDisconnect.
+    """
     for path in ("/mcp", "/mcp/{name}"):
         app.router.routes.append(Route(path, endpoint, include_in_schema=False))
     for path in (WELL_KNOWN, f"{WELL_KNOWN}/mcp", f"{WELL_KNOWN}/mcp/{{name}}"):
@@ -273,6 +292,16 @@ def _asked(body: bytes, fields: dict[str, Any]) -> tuple[str, str]:
     if _TOOL.fullmatch(name):
         fields["tool"] = name
     return method, name
+
+
+def _chosen(name: str, chosen: dict[str, frozenset[str] | None], parts: dict[str, Members | None]) -> Members:
+    """The tools of a declared set that there are, of the servers that there are."""
+    tools: list[Tool] = []
+    for server, wanted in chosen.items():
+        found = parts[server]
+        if found is not None:
+            tools += [tool for tool in found.tools if wanted is None or tool.name in wanted]
+    return Members(name, tuple(tools))
 
 
 def _user(who: Principal) -> AuthenticatedUser:
@@ -311,8 +340,3 @@ def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
 def _request_id(scope: Scope) -> str:
     found = scope.get("state", {}).get("request_id")
     return found if isinstance(found, str) else "req_" + secrets.token_hex(12)
-
-
-def _answer(error: ApiError, request_id: str) -> Response:
-    payload = json.dumps(error.body(request_id), separators=(",", ":"))
-    return Response(payload, error.status, error.headers, "application/json")

@@ -25,6 +25,7 @@ from mcpstack.common.errors import ApiError
 from mcpstack.registry.catalogue import Catalogue, Members, Tool
 from mcpstack.registry.mcp_caller import (
     LOG_LEVELS,
+    UPSTREAM_TROUBLE,
     Context,
     RequestCaller,
     as_rpc_error,
@@ -51,6 +52,7 @@ _PASSED_ON: dict[str, tuple[str, str, type[types.RequestParams]]] = {
     "completion/complete": ("completions", CALL, types.CompleteRequestParams),
 }
 _LEVEL = "logging/setLevel"
+_OWN = {_LEVEL: "logging", "tools/list": "tools", "tools/call": "tools"}
 
 
 def exposed(members: Members) -> dict[str, Tool]:
@@ -90,9 +92,7 @@ class Sets:
     async def _as_this_set(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         """One SDK server stands for all sets: what a set does not have, it does not have here."""
         members = _members(ctx)
-        needed = _PASSED_ON[ctx.method][0] if ctx.method in _PASSED_ON else None
-        if ctx.method == _LEVEL:
-            needed = "logging"
+        needed = _PASSED_ON[ctx.method][0] if ctx.method in _PASSED_ON else _OWN.get(ctx.method)
         if needed is not None and needed not in capabilities(members, ctx.protocol_version):
             raise MCPError(types.METHOD_NOT_FOUND, "Method not found", ctx.method)
         result = await call_next(ctx)
@@ -112,6 +112,12 @@ class Sets:
 
     async def _list(self, context: Context, params: types.PaginatedRequestParams) -> dict[str, Any]:
         tools = exposed(_members(context))
+        if not tools:
+            # A client that is shown nothing would take it for the truth.
+            message = (
+                "None of the tools may be used: they wait for the approval of an administrator, or are switched off."
+            )
+            raise MCPError(UPSTREAM_TROUBLE, message, {"code": "no_tools"})
         after = "" if params.cursor is None else _cursor(params.cursor)
         names = [name for name in tools if name > after]
         page = [{**tools[name].definition, "name": name} for name in names[:PAGE]]
@@ -172,6 +178,8 @@ class Sets:
 def capabilities(members: Members, version: str) -> dict[str, Any]:
     """What this virtual server can do in an era. Nothing is said to change by itself: lists are asked for again."""
     found: dict[str, Any] = {"tools": {}}
+    if members.mirror is not None and not members.tools and members.capabilities.get("tools") is None:
+        found = {}  # a server without any, and not one whose tools are held back
     if members.mirror is not None:
         kinds = ["prompts", "resources", "completions"]
         if version not in MODERN_PROTOCOL_VERSIONS:

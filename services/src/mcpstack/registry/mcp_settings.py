@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from mcpstack.common import settings as s
 from mcpstack.common.settings import Problem, setting
 
+SET = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)  # names of sets, like those of servers
 LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
@@ -57,6 +58,23 @@ def switch(raw: str) -> bool:
     return s.choice("true", "false")(raw) == "true"
 
 
+def sets(raw: str) -> dict[str, dict[str, frozenset[str] | None]]:
+    """dev=github+time,docs=git__git_log+fetch: for each set its servers, and of each its tools (None: all)."""
+    found: dict[str, dict[str, frozenset[str] | None]] = {}
+    for entry in (part.strip() for part in raw.split(",") if part.strip()):
+        name, _, members = entry.partition("=")
+        chosen: dict[str, frozenset[str] | None] = {}
+        for member in members.split("+"):
+            server, separator, tool = member.partition("__")
+            usable = SET.fullmatch(name) and SET.fullmatch(server) and name not in found
+            if not usable or (separator and not re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", tool, re.ASCII)):
+                raise ValueError("sets such as dev=github+time,docs=git__git_log+fetch, each name once")
+            before = chosen.get(server, frozenset())
+            chosen[server] = before | {tool} if separator and before is not None else None
+        found[name] = chosen
+    return found
+
+
 @dataclass(frozen=True)
 class McpSettings:
     server_names: tuple[str, ...] = setting(
@@ -67,6 +85,9 @@ class McpSettings:
     )
     mcp_origins: tuple[str, ...] = setting(
         "", s.origins, "Browser origins that may use MCP besides the server names' own, comma separated"
+    )
+    mcp_sets: dict[str, dict[str, frozenset[str] | None]] = setting(
+        "", sets, "Virtual servers at /mcp/NAME: NAME=server+server__tool, comma separated"
     )
     mcp_max_body_bytes: int = setting("4194304", s.whole(1024, 1 << 26), "Largest MCP request body")
     mcp_body_timeout: float = setting("30", s.seconds(0.1, 600), "Longest time a client may take to send one")

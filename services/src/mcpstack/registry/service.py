@@ -219,6 +219,7 @@ class Registry:
     async def drain(self) -> None:
         """Refuse new work, let running requests end; uvicorn cuts what is left."""
         self.draining = True
+        self.mcp.drain()
         log.info("stopping", extra={"in_flight": self.in_flight})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.shutdown_grace):
