@@ -261,7 +261,7 @@ class Queue:
             raise
         finally:
             took = time.monotonic() - began
-            self.active.pop(job.id, None)  # type: ignore[call-overload]
+            del self.active[job.id]  # type: ignore[arg-type]
             self.metrics.running.labels(kind.name).dec()
             self.metrics.jobs.labels(kind.name, outcome).inc()
             self.metrics.duration.labels(kind.name).observe(took)
