@@ -46,6 +46,7 @@ CATALOGUE: dict[str, Kind] = {
     "origin_not_allowed": Kind(403, "permission_error", ("Ask the operator to allow this web site's origin.",)),
     "tool_quarantined": Kind(403, "permission_error", ("Ask the operator to review and approve the tool.",)),
     "tool_disabled": Kind(403, "permission_error", ("Use another tool; GET /v1/tools lists them.",)),
+    "url_not_allowed": Kind(403, "permission_error", ("Ask the operator to allow the host in his settings.",)),
     "not_found": Kind(404, "invalid_request_error", ("Check the path and the base URL: it ends in /v1.",)),
     "model_not_found": Kind(404, "invalid_request_error", ("GET /v1/models lists the models.",)),
     "unsupported_endpoint": Kind(404, "invalid_request_error", ("Use POST /v1/chat/completions.",)),
