@@ -245,7 +245,7 @@ def _full(limits: Limits) -> Verdict:
 def _authorization(request: Request) -> str | None:
     """Anthropic's clients send the key by itself, in a header of its own."""
     given = request.headers.get("x-api-key") if request.url.path.startswith("/v1/messages") else None
-    return f"Bearer {given}" if given else request.headers.get("authorization")
+    return request.headers.get("authorization") if given is None else f"Bearer {given}"
 
 
 async def _identify(gateway: Gateway, request: Request, scope: str | None) -> Admission:
