@@ -41,7 +41,7 @@ def call(env: dict[str, str], *arguments: str, stdin: str = "") -> tuple[int, st
     out, err = io.StringIO(), io.StringIO()
     with (
         unittest.mock.patch.dict(os.environ, env, clear=True),
-        unittest.mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+        unittest.mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode("latin-1")))),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -167,6 +167,7 @@ X = ("--name", "x", "--scopes", "chat")
     [
         (X, "mk_dev_nonsense", "The key on standard input is malformed"),
         (X, "", "The key on standard input is malformed"),
+        (X, "\xff\xfe", "The key on standard input is malformed"),
         (X, "\0" * 5000, "The key on standard input is malformed"),
         (("--name", "x", "--scopes", "root"), None, "--scopes must be a list of chat, embeddings, models, tasks"),
         (("--name", "x", "--scopes", ","), None, "--scopes must be a list of chat, embeddings, models"),
@@ -434,7 +435,10 @@ class _Odd(http.server.BaseHTTPRequestHandler):
     body = b""
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        if self.path == "/elsewhere":
+            self.body = b'{"status": "ready", "checks": {}}'
+        self.send_response(302 if self.body == b"#elsewhere" else 200)
+        self.send_header("Location", "/elsewhere")
         self.end_headers()
         self.wfile.write(self.body)
 
@@ -462,7 +466,7 @@ def odd() -> Iterator[Callable[[bytes], str]]:
     "body",
     [b"", b"[]", b'{"status": "ready"}', b'{"status": 5, "checks": {}}', b'{"status": "ready", "checks": {"a": 1}}',
      b'{"status": "ready", "checks": {"A\\nB": {"status": "up"}}}', b'{"status": "<b>", "checks": {}}', b"\xff",
-     b"[" * 60_000],
+     b"[" * 60_000, b"#elsewhere"],
 )  # fmt: skip
 def test_doctor_is_not_led_by_what_a_service_answers(
     env: dict[str, str], odd: Callable[[bytes], str], body: bytes

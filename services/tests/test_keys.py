@@ -342,7 +342,7 @@ def test_an_answer_from_before_a_change_is_not_kept(place: Place) -> None:
                 asked += 1
                 if asked == 1:  # the row has been read, the key is revoked, the news overtakes the answer
                     place.revoke(kid)
-                    await until("the news", lambda: kid in store._changed)
+                    await until("the news", lambda: store._unknown.asking[kid].changed)
                 return rows
 
             store._run = slow  # type: ignore[method-assign]
@@ -457,7 +457,29 @@ def test_guesses_are_not_remembered(place: Place) -> None:
         async with place.store() as store:
             for _ in range(50):
                 assert await answer(store, support.make_key()) == "invalid_api_key"
-            assert (len(store._cache), len(store._asking), len(store._changed), len(store._used)) == (0, 0, 0, 0)
+            lane = store._unknown
+            assert (len(store._cache), lane.waiting, lane.asking, store._used) == (0, {}, {}, {})
+
+    asyncio.run(go())
+
+
+def test_guesses_together_are_one_question_and_do_not_shut_out_those_who_may(place: Place) -> None:
+    seen, unseen = place.put(), place.put(name="unseen")
+
+    async def go() -> None:
+        async with place.store(key_cache_seconds=0) as store:
+            assert await answer(store, seen) == "ok"
+            plain, asked = store._run, []
+
+            async def counted(query: str, values: tuple[Any, ...], fetch: bool = True) -> list[Any]:
+                asked.append(len(values[1]))
+                return await plain(query, values, fetch)
+
+            store._run = counted  # type: ignore[method-assign]
+            texts = [support.make_key() for _ in range(1200)] + [seen, unseen]
+            codes = await asyncio.gather(*(answer(store, text) for text in texts))
+            assert codes == ["invalid_api_key"] * 1200 + ["ok", "ok"]
+            assert sorted(asked) == [1, 201, 500, 500]  # the one whose key is right did not queue
 
     asyncio.run(go())
 

@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             "the database's owner.",
         )
     except psycopg.Error as error:
-        _note(arguments, context, "failed")
+        if not isinstance(error, psycopg.OperationalError):
+            _note(arguments, context, "failed")
         return _complain(UNAVAILABLE, f"Postgres cannot be used: {database.reason(error)}. See that it is healthy.")
     if not context.audited and not getattr(arguments, "check", False):
         _note(arguments, context, "ok")

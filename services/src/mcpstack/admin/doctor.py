@@ -28,6 +28,13 @@ class FailedCheckError(Exception):
         self.fix = fix
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A service answers itself or not at all."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def register(commands: Commands) -> None:
     parser = commands.add_parser("doctor", help="check the database, and every service with what it depends on")
     parser.set_defaults(run=run)
@@ -142,7 +149,7 @@ _CHECKS = {
 
 def _service(name: str, url: str) -> list[dict[str, Any]]:
     """What a service's /ready says of itself and of everything it depends on."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     fix = f"See that {name} is healthy and its log."
     try:
         with opener.open(f"{url}/ready", timeout=5) as answer:

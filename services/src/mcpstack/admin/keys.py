@@ -64,7 +64,7 @@ def _wanted(arguments: argparse.Namespace) -> keystore.Wanted:
 
 
 def _put(arguments: argparse.Namespace, context: Context) -> dict[str, Any]:
-    key, want = keystore.given_key(sys.stdin.read(4096)), _wanted(arguments)
+    key, want = keystore.given_key(sys.stdin.buffer.read(4096)), _wanted(arguments)
     answer = _store(arguments, context, key, want)
     expected = apikey.ENVIRONMENTS[context.settings.environment]
     if key.environment != expected:

@@ -61,9 +61,9 @@ def wanted(name: str, scopes: str, expires_at: str | None = None, cache: bool = 
     return Wanted(name, names, **limits, cache=cache, expires_at=moment)
 
 
-def given_key(text: str) -> apikey.ApiKey:
+def given_key(raw: bytes) -> apikey.ApiKey:
     """The key from standard input; a complaint never repeats it."""
-    key = apikey.parse(text.strip())
+    key = apikey.parse(raw.decode("ascii", "replace").strip())
     if key is None:
         raise InputError("The key on standard input is malformed or its check sum is wrong. Pass the whole key, mk_...")
     return key

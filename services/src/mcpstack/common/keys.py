@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -37,16 +38,18 @@ CHANNEL = "mcpstack_keys"
 MAX_SECRETS = 4  # of one key that are looked at; mcpstack-admin makes no more
 
 _SELECT = """
-SELECT s.id, s.hmac, s.pepper_version, s.not_before, s.expires_at, k.name, k.scopes, k.rpm, k.concurrency, k.tpm,
-       k.tokens_day, k.tokens_month, k.cache, k.expires_at
-FROM gateway.api_key k JOIN gateway.api_key_secret s USING (kid)
-WHERE k.kid = %s AND k.revoked_at IS NULL AND s.revoked_at IS NULL
-ORDER BY s.expires_at IS NOT NULL AND s.expires_at <= now(), s.created_at DESC, s.id DESC LIMIT %s"""
+SELECT k.kid, s.id, s.hmac, s.pepper_version, s.not_before, s.expires_at, k.name, k.scopes, k.rpm, k.concurrency,
+       k.tpm, k.tokens_day, k.tokens_month, k.cache, k.expires_at
+FROM gateway.api_key k CROSS JOIN LATERAL (
+    SELECT * FROM gateway.api_key_secret s WHERE s.kid = k.kid AND s.revoked_at IS NULL
+    ORDER BY s.expires_at IS NOT NULL AND s.expires_at <= now(), s.created_at DESC, s.id DESC LIMIT %s
+) s WHERE k.kid = ANY (%s) AND k.revoked_at IS NULL"""
 _TOUCH = """
 UPDATE gateway.api_key_secret SET last_used_at = used.at
 FROM unnest(%s::bigint[], %s::timestamptz[]) AS used(id, at)
 WHERE api_key_secret.id = used.id AND (api_key_secret.last_used_at IS NULL OR api_key_secret.last_used_at < used.at)"""
 _CACHED_KEYS = 10_000
+_BATCH = 500  # keys that one question asks for
 _PATIENCE = 1.0  # longest wait of a request for a look-up
 _PAUSE = 1.0  # after one that failed, requests do not ask for this long
 _HEARTBEAT = 5.0  # between signs of life on the connection that listens
@@ -110,12 +113,32 @@ class _Secret(NamedTuple):
 
 class _Entry(NamedTuple):
     secrets: tuple[_Secret, ...]
-    read_at: float  # monotonic
+    read_at: float  # monotonic, of the question: what was asked before a change is older than the change
 
 
 _NOBODY = Key("", "", frozenset(), 0, 0, None, None, None, False, None, 0)
 _DUMMY = _Secret(bytes(32), 0, None, _NOBODY)
 _EMPTY = _Entry((), float("-inf"))
+
+
+class _Ask:
+    """One key that is asked for, by however many requests."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[_Entry] = asyncio.get_running_loop().create_future()
+        # Nobody may be waiting any more: take the error, so that it is not reported as lost.
+        self.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.changed = False  # news of the key came while the question was on its way
+        self.tries = 0
+
+
+class _Lane:
+    """Keys that wait for the next question, and those the question on its way asks for."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, _Ask] = {}
+        self.asking: dict[str, _Ask] = {}
+        self.worker: asyncio.Task[None] | None = None
 
 
 class UnavailableError(Exception):
@@ -136,8 +159,8 @@ class KeyStore:
         self._service = service
         self._components = tuple(components)
         self._cache: OrderedDict[str, _Entry] = OrderedDict()
-        self._asking: dict[str, asyncio.Task[_Entry]] = {}
-        self._changed: set[str] = set()  # keys that changed while they were being asked for
+        # Those who hold a right key never queue behind those who guess.
+        self._known, self._unknown = _Lane(), _Lane()
         self._fresh_since = float("-inf")  # what was read before may have changed without our hearing of it
         self._used: dict[int, datetime] = {}
         self._pause_until = 0.0
@@ -223,7 +246,7 @@ class KeyStore:
         fresh = entry.read_at > self._fresh_since and now - entry.read_at < self._settings.key_cache_seconds
         if secret is None or not fresh:
             try:
-                entry = await self._ask_again(parsed.kid)
+                entry = await self._ask(parsed.kid, self._unknown if secret is None else self._known)
                 secret = self._match(entry, digests)
             except UnavailableError:
                 if secret is None or now - entry.read_at >= self._settings.key_grace_seconds:
@@ -272,63 +295,80 @@ class KeyStore:
                 found = secret
         return found
 
-    async def _ask_again(self, kid: str) -> _Entry:
+    async def _ask(self, kid: str, lane: _Lane) -> _Entry:
+        """Requests that arrive together are asked about together, and none of them waits long."""
         if time.monotonic() < self._pause_until:
             raise UnavailableError
+        ask = lane.asking.get(kid) or lane.waiting.get(kid)
+        if ask is None:
+            ask = lane.waiting[kid] = _Ask()
+        if lane.worker is None:
+            lane.worker = asyncio.create_task(self._work(lane))
+        worker = lane.worker
         try:
-            return await self._ask_once(kid)
+            return await asyncio.wait_for(asyncio.shield(ask.answer), _PATIENCE)
+        except TimeoutError:
+            # Not cancelled: psycopg would then wait for a server that does not answer. The next one starts afresh.
+            if lane.worker is worker:
+                lane.worker, lane.asking = None, {}
+            lane.waiting.pop(kid, None)
+            self.reason = "it does not answer in time"
+            self._failed()
+            raise UnavailableError from None
         except UnavailableError:
-            self._pause_until = time.monotonic() + _PAUSE
-            self.on_failure()
+            self._failed()
             raise
 
-    async def _ask_once(self, kid: str) -> _Entry:
-        """Requests that need the same key share one look-up, and none of them waits long for it."""
-        task = self._asking.get(kid)
-        if task is None:
-            task = self._asking[kid] = asyncio.create_task(self._ask(kid))
-            task.add_done_callback(lambda done: self._asked(kid, done))
-        try:
-            # Not cancelled when the time is over: psycopg would then wait for a server that does not answer.
-            return await asyncio.wait_for(asyncio.shield(task), _PATIENCE)
-        except TimeoutError:
-            self._leave(kid, task)
-            self.reason = "it does not answer in time"
-            raise UnavailableError from None
+    def _failed(self) -> None:
+        self._pause_until = time.monotonic() + _PAUSE
+        self.on_failure()
 
-    def _asked(self, kid: str, task: asyncio.Task[_Entry]) -> None:
-        """Nobody may be waiting any more: take the error, so that it is not reported as lost."""
-        self._leave(kid, task)
-        if not task.cancelled():
-            task.exception()
-
-    def _leave(self, kid: str, task: asyncio.Task[_Entry]) -> None:
-        if self._asking.get(kid) is task:
-            del self._asking[kid]
-            self._changed.discard(kid)
-
-    async def _ask(self, kid: str) -> _Entry:
-        for _ in range(3):
-            self._changed.discard(kid)
+    async def _work(self, lane: _Lane) -> None:
+        me = asyncio.current_task()
+        while lane.waiting and lane.worker is me:
+            batch = {kid: lane.waiting.pop(kid) for kid in list(islice(lane.waiting, _BATCH))}
+            lane.asking = batch
+            for ask in batch.values():
+                ask.changed = False
             began = time.monotonic()
-            rows = await self._run(_SELECT, (kid, MAX_SECRETS))
-            if kid not in self._changed:  # else the answer may be from before the change
-                break
-        # What was asked before a change is never fresh: the time is that of the question, not of the answer.
-        entry = _Entry(tuple(self._secret(kid, row) for row in rows), began)
-        if self._asking.get(kid) is not asyncio.current_task():
-            return entry  # given up: news of a change would not have reached it
-        if entry.secrets and kid not in self._changed:
-            self._cache[kid] = entry
-            self._cache.move_to_end(kid)
-            if len(self._cache) > _CACHED_KEYS:
-                self._cache.popitem(last=False)
-        else:
-            self._cache.pop(kid, None)
-        return entry
+            try:
+                rows = await self._run(_SELECT, (MAX_SECRETS, list(batch)))
+                found: dict[str, list[_Secret]] = {kid: [] for kid in batch}
+                for row in rows:
+                    found[row[0]].append(self._secret(*row))
+            except Exception as error:
+                if not isinstance(error, UnavailableError):
+                    log.exception("keys could not be looked up")
+                for ask in batch.values():
+                    if not ask.answer.done():
+                        ask.answer.set_exception(UnavailableError())
+                rows, found = [], {}
+            if lane.worker is me:
+                lane.asking = {}
+            for kid, secrets in found.items():
+                self._answer(lane if lane.worker is me else None, kid, batch[kid], _Entry(tuple(secrets), began))
+        if lane.worker is me:
+            lane.worker = None
 
-    def _secret(self, kid: str, row: tuple[Any, ...]) -> _Secret:
-        (number, digest, pepper_version, not_before, secret_ends, name, scopes, rpm, concurrency, tpm, day, month,
+    def _answer(self, lane: _Lane | None, kid: str, ask: _Ask, entry: _Entry) -> None:
+        """`lane`: None when it was given up; news of changes would not have reached the answer."""
+        if lane is not None and ask.changed and ask.tries < 3:  # it may be from before the change
+            ask.tries += 1
+            lane.waiting[kid] = ask
+            return
+        if lane is not None:
+            if entry.secrets and not ask.changed:
+                self._cache[kid] = entry
+                self._cache.move_to_end(kid)
+                if len(self._cache) > _CACHED_KEYS:
+                    self._cache.popitem(last=False)
+            else:
+                self._cache.pop(kid, None)
+        if not ask.answer.done():
+            ask.answer.set_result(entry)
+
+    def _secret(self, *row: Any) -> _Secret:
+        (kid, number, digest, pepper_version, not_before, secret_ends, name, scopes, rpm, concurrency, tpm, day, month,
          cache, key_ends) = row  # fmt: skip
         ends = [moment for moment in (secret_ends, key_ends) if moment is not None]
         key = Key(
@@ -396,8 +436,9 @@ class KeyStore:
     def forget(self, kid: str) -> None:
         """Postgres says that this key has changed."""
         self._cache.pop(kid, None)
-        if kid in self._asking:
-            self._changed.add(kid)
+        for lane in (self._known, self._unknown):
+            if kid in lane.asking:
+                lane.asking[kid].changed = True
 
 
 def _unavailable(reason: str) -> ApiError:
