@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from mcpstack import __version__
@@ -143,11 +144,22 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == 405:
-        headers = {"Allow": (error.headers or {}).get("Allow", "GET")}
+        headers = {"Allow": ", ".join(_possible(request))}
         known = ApiError("method_not_allowed", f"{request.method[:16]} is not possible here.", headers=headers)
     else:
         known = ApiError("not_found", "There is nothing at this path.")
     return await _api_error(request, known)
+
+
+def _possible(request: Request) -> list[str]:
+    """The methods of a path: its routes may be several, of different parts."""
+    methods = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    scopes = {method: {**request.scope, "method": method} for method in methods}
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 async def _client_left(request: Request, _: Exception) -> Response:

@@ -19,6 +19,11 @@ SECURITY: dict[str, Any] = {"security": [{"apiKey": []}]}
 _ANTHROPIC_SECURITY: dict[str, Any] = {"security": [{"anthropicKey": []}, {"apiKey": []}]}
 _INFERENCE = (400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 504)
 _REF = "#/components/schemas/{model}"
+_EVENT = {  # of a stream, each one
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
 _SCHEMES = {
     "apiKey": {"type": "http", "scheme": "bearer"},
     "anthropicKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -63,7 +68,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     error = schemas.AnthropicErrorBody if anthropic else schemas.ErrorBody
     found: dict[str, Any] = {"200": {"description": "The answer", "content": _content(endpoint.answer)}}
     if endpoint.streams:
-        found["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        found["200"]["content"]["text/event-stream"] = {"schema": _EVENT}
     for status in _INFERENCE:
         found[str(status)] = {"description": _codes(status), "content": _content(error)}
     return {

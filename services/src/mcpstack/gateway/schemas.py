@@ -382,6 +382,12 @@ class ResponseText(_Request):
     verbosity: Label | None = None
 
 
+def _off(value: bool) -> bool:
+    if value:
+        raise PydanticCustomError("off", "Input should be false: nothing is kept that could be asked for later")
+    return value
+
+
 class ResponsesRequest(_Request):
     model: Name
     input: Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1, fail_fast=True)]
@@ -402,7 +408,7 @@ class ResponsesRequest(_Request):
     truncation: Literal["auto", "disabled"] | None = None
     user: str | None = None
     store: bool | None = None
-    background: Literal[False] | None = None
+    background: Annotated[bool, AfterValidator(_off), Field(json_schema_extra={"const": False})] | None = None
     previous_response_id: None = None
     conversation: None = None
 
