@@ -343,6 +343,38 @@ def test_months_are_made_ahead_and_take_over_what_was_there(stack: Stack) -> Non
                 worker.execute("SELECT gateway.audit_log_make_months(%s)", (ahead,))
 
 
+def test_months_are_made_under_load(stack: Stack) -> None:
+    """Writers wait a moment; none of them fails, and no line is lost."""
+    database = stack.postgres.new_database()
+    ended = threading.Event()
+    written: list[int] = []
+    failed: list[Exception] = []
+
+    def write() -> None:
+        done = 0
+        try:
+            with stack.postgres.login(database, "gateway_a") as conn:
+                while not ended.is_set():
+                    _log(conn, _month(3 + done % 8))
+                    done += 1
+        except Exception as error:
+            failed.append(error)
+        written.append(done)
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with stack.postgres.login(database, "worker_a") as worker, stack.postgres.login(database) as owner:
+        for ahead in range(3, 11):
+            worker.execute("SELECT gateway.audit_log_make_months(%s)", (ahead,))
+        ended.set()
+        for thread in threads:
+            thread.join(20)
+        rows = owner.execute("SELECT count(*) FROM gateway.audit_log").fetchone()
+        rest = owner.execute("SELECT count(*) FROM gateway.audit_log_default").fetchone()
+    assert (failed, rows, rest) == ([], (sum(written),), (0,))
+
+
 def test_old_months_go_recent_ones_stay(stack: Stack) -> None:
     database = stack.postgres.new_database()
     with stack.postgres.login(database) as owner, stack.postgres.login(database, "worker_a") as worker:

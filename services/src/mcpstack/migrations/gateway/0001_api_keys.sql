@@ -106,13 +106,14 @@ BEGIN
     END IF;
     SELECT n.nspname, c.relname INTO STRICT space, base
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = parent;
-    EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', parent);
     FOR month IN 0..ahead LOOP
         low := date_trunc('month', now()) + make_interval(months => month);
         high := low + interval '1 month';
         part := base || to_char(low, '"_"YYYYMM');
         CONTINUE WHEN to_regclass(format('%I.%I', space, part)) IS NOT NULL;
-        EXECUTE format('LOCK TABLE %I.%I IN ACCESS EXCLUSIVE MODE', space, base || '_default');
+        -- Whoever writes waits at the parent; at the default partition they would have chosen it already, and fail.
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', parent);
+        CONTINUE WHEN to_regclass(format('%I.%I', space, part)) IS NOT NULL;  -- another one was at work
         EXECUTE format('CREATE TABLE %I.%I (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)',
                        space, part, parent);
         EXECUTE format('WITH moved AS (DELETE FROM %I.%I WHERE %I >= %L AND %I < %L RETURNING *) '
