@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,15 +14,16 @@ from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, BeforeValidator
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from mcpstack import __version__
-from mcpstack.common import bodies
+from mcpstack.common import bodies, ssrf
 from mcpstack.common.errors import CATALOGUE, ApiError
 from mcpstack.registry import definitions, execute, mcp_endpoint, schemas, store, subregistry
 from mcpstack.registry.client import RpcError
@@ -39,9 +41,13 @@ _BODIES: tuple[type[BaseModel], ...] = (
     schemas.ApproveRequest,
 )
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
 ServerId = Annotated[str, Path(pattern=schemas.SERVER_ID_PATTERN, max_length=32)]
 ToolName = Annotated[str, Path(pattern=schemas.TOOL_NAME_PATTERN, max_length=128)]
+EntryName = Annotated[str, Path(pattern=r"^[a-zA-Z0-9./_-]{1,200}$", max_length=200)]
 Limit = Annotated[int, Query(ge=1, le=200)]
+Moment = Annotated[AwareDatetime, BeforeValidator(lambda text: _rfc3339(text))]
 
 
 def create_app(registry: Registry) -> ASGIApp:
@@ -71,8 +77,10 @@ def create_app(registry: Registry) -> ASGIApp:
     app.add_exception_handler(NotFoundError, _store_error)
     app.add_exception_handler(ConflictError, _store_error)
     app.add_exception_handler(ClientDisconnect, _client_left)
+    app.add_exception_handler(Exception, _unexpected)
     app.state.registry = registry
-    for routes in (operation(registry), servers(registry), tools(registry), catalogue(registry)):
+    app.state.routers = (operation(registry), servers(registry), tools(registry), catalogue(registry))
+    for routes in app.state.routers:
         app.include_router(routes)
     mcp_endpoint.add_routes(app, registry.mcp)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
@@ -273,14 +281,14 @@ def _spec(registry: Registry, body: schemas.ServerRequest) -> tuple[store.Server
     if body.server is not None:
         try:
             document = subregistry.read(body.server)
-        except subregistry.DocumentError as error:
+        except definitions.DefinitionError as error:
             raise ApiError("invalid_request", f"{error}.", param="server") from None
     url = body.url or (document.url if document else None)
     if url is not None:
         try:
             registry.settings.outbound_allow.check_url(url)
-        except ValueError as error:
-            raise ApiError("invalid_request", f"url: {error}.", param="url") from None
+        except ssrf.Blocked as error:
+            raise ApiError("url_not_allowed", f"The URL cannot be used: {error}.", param="url") from None
 
     def chosen(name: str, default: str) -> str:
         given = getattr(body, name)
@@ -330,7 +338,7 @@ def tools(registry: Registry) -> APIRouter:
         place = _after(after)
         rows = await registry.store.tools(server_id=server, status=status, after=place, limit=limit + 1)  # type: ignore[arg-type]
         data = [_tool(row) for row in rows[:limit]]
-        return _reply(schemas.ToolList(data=data, next=data[-1].name if len(rows) > limit else None))
+        return _reply(schemas.ToolList(data=data, next=data[-1].public_name if len(rows) > limit else None))
 
     @routes.post(
         "/v1/tools",
@@ -354,9 +362,9 @@ def tools(registry: Registry) -> APIRouter:
         result = await registry.tools.find(body.query, body.limit, body.server)
         data = [
             schemas.FoundTool(
-                name=hit.public_name,
                 server=hit.server,
-                tool=hit.name,
+                name=hit.name,
+                public_name=hit.public_name,
                 title=hit.title,
                 description=hit.description,
                 inputSchema=hit.input_schema,
@@ -420,7 +428,8 @@ def tools(registry: Registry) -> APIRouter:
         except RpcError as error:
             raise execute.refused(error, server) from None
         reply = schemas.CallReply(
-            name=definitions.public_name(server, name),
+            server=server,
+            name=name,
             is_error=outcome.result.get("isError") is True,
             result=outcome.result,
             duration_ms=round(outcome.duration_ms, 2),
@@ -442,9 +451,9 @@ def _definition(name: str, body: schemas.ToolRequest) -> definitions.Definition:
 def _tool(row: store.Tool) -> schemas.Tool:
     """What waits is shown by the difference only: here is what is in force."""
     return schemas.Tool(
-        name=row.public_name,
         server=row.server_id,
-        tool=row.name,
+        name=row.name,
+        public_name=row.public_name,
         title=row.title,
         description=row.description,
         inputSchema=row.input_schema,
@@ -461,12 +470,8 @@ def _tool(row: store.Tool) -> schemas.Tool:
 
 
 def _after(text: str | None) -> tuple[str, str]:
-    if text is None:
-        return "", ""
-    place = definitions.split_name(text)
-    if place is None:
-        raise ApiError("invalid_request", "after: it must be the `next` of the page before.", param="after")
-    return place
+    server, _, name = definitions.visible(text or "").partition(definitions.SEPARATOR)
+    return server, name
 
 
 def _no_tool(server: str, name: str) -> ApiError:
@@ -493,23 +498,20 @@ def catalogue(registry: Registry) -> APIRouter:
         cursor: Annotated[str | None, Query(max_length=2048)] = None,
         limit: Annotated[int, Query(ge=1, le=subregistry.LIMIT)] = 30,
         search: Annotated[str | None, Query(max_length=200)] = None,
-        updated_since: Annotated[AwareDatetime | None, Query()] = None,
+        updated_since: Annotated[Moment | None, Query()] = None,
         version: Annotated[str | None, Query(max_length=255)] = None,
         include_deleted: Annotated[bool | None, Query()] = None,
     ) -> Response:
         """Servers, page by page."""
         await admit(request)
-        try:
-            page = await source.page(
-                cursor=cursor,
-                limit=limit,
-                search=search,
-                updated_since=_moment(updated_since),
-                version=version,
-                include_deleted=include_deleted,
-            )
-        except subregistry.CursorError as error:
-            raise ApiError("invalid_request", f"cursor: {error}.", param="cursor") from None
+        page = await source.page(
+            cursor=cursor,
+            limit=limit,
+            search=search,
+            updated_since=_moment(updated_since),
+            version=version,
+            include_deleted=include_deleted,
+        )
         return JSONResponse(page)
 
     @routes.get(
@@ -517,7 +519,7 @@ def catalogue(registry: Registry) -> APIRouter:
         openapi_extra=extra,
         **_answers(schemas.EntryList, *_READS, 404),
     )
-    async def list_versions(request: Request, name: Annotated[str, Path(max_length=200)]) -> Response:
+    async def list_versions(request: Request, name: EntryName) -> Response:
         """All versions of one server."""
         await admit(request)
         found = await source.versions(name)
@@ -530,9 +532,7 @@ def catalogue(registry: Registry) -> APIRouter:
         openapi_extra=extra,
         **_answers(schemas.Entry, *_READS, 404),
     )
-    async def get_version(
-        request: Request, name: Annotated[str, Path(max_length=200)], version: Annotated[str, Path(max_length=255)]
-    ) -> Response:
+    async def get_version(request: Request, name: EntryName, version: Annotated[str, Path(max_length=255)]) -> Response:
         """One version of a server, or its latest one."""
         await admit(request)
         found = await source.version(name, version)
@@ -541,6 +541,13 @@ def catalogue(registry: Registry) -> APIRouter:
         return JSONResponse(found)
 
     return routes
+
+
+def _rfc3339(text: object) -> object:
+    """Pydantic reads numbers as times as well."""
+    if isinstance(text, str) and not _MOMENT.fullmatch(text):
+        raise ValueError("it must be a time such as 2026-07-28T00:00:00Z")
+    return text
 
 
 def _moment(given: datetime | None) -> datetime | None:
@@ -558,6 +565,9 @@ def _audit(registry: Registry, request: Request, who: Principal, action: str, ta
     registry.audit.record(who.id, action, target, "ok", request.state.request_id)
 
 
+_CHECK = ("Check the path.",)
+
+
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this class only
     registry: Registry = request.app.state.registry
@@ -573,19 +583,37 @@ async def _store_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    # In a path it means that there is nothing there; in a query that something has to be corrected.
-    problems = [problem | {"loc": problem["loc"][1:]} for problem in error.errors()]
-    return await _api_error(request, bodies.invalid(problems))
+    problems = error.errors()
+    if any(problem["loc"][0] == "path" for problem in problems):  # nothing can be there
+        return await _api_error(request, ApiError("not_found", "There is nothing of this name.", suggestions=_CHECK))
+    return await _api_error(request, bodies.invalid([problem | {"loc": problem["loc"][1:]} for problem in problems]))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == 405:
-        headers = {"Allow": (error.headers or {}).get("Allow", "GET")}
+        headers = {"Allow": ", ".join(_methods(request))}
         known = ApiError("method_not_allowed", f"{request.method[:16]} is not possible here.", headers=headers)
     else:
-        known = ApiError("not_found", "There is nothing at this path.", suggestions=("Check the path.",))
+        known = ApiError("not_found", "There is nothing at this path.", suggestions=_CHECK)
     return await _api_error(request, known)
+
+
+def _methods(request: Request) -> list[str]:
+    """What is possible at this path; Starlette says what the first of its routes takes, and there may be several."""
+    app: FastAPI = request.app
+    scope = {"type": "http", "path": request.scope["path"], "method": "", "path_params": {}}
+    found = {"GET"} if request.scope["path"] == "/metrics" else set()
+    for route in (route for routes in app.state.routers for route in routes.routes):
+        if route.matches(scope)[0] != Match.NONE:
+            found |= route.methods
+    return sorted(found)
+
+
+async def _unexpected(request: Request, _: Exception) -> Response:
+    """The layer around the application logs it."""
+    error = ApiError("internal_error", "Something went wrong inside the registry.")
+    return await _api_error(request, error)
 
 
 async def _client_left(request: Request, _: Exception) -> Response:

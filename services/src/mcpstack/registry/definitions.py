@@ -202,8 +202,8 @@ def _check_json(key: str, value: Any, most: int = SCHEMA_BYTES) -> None:
         if depth > SCHEMA_DEPTH:
             raise DefinitionError(f"{key} is nested deeper than {SCHEMA_DEPTH} levels")
         if isinstance(item, dict):
-            if not all(isinstance(member, str) and visible(member) == member for member in item):
-                raise DefinitionError(f"{key} holds a name with characters that cannot be seen")
+            if not all(isinstance(member, str) for member in item):
+                raise DefinitionError(f"{key} must hold JSON")
             waiting.extend((member, depth + 1) for member in item.values())
         elif isinstance(item, list):
             waiting.extend((member, depth + 1) for member in item)
@@ -220,12 +220,12 @@ def _check_json(key: str, value: Any, most: int = SCHEMA_BYTES) -> None:
 def _clean_json(value: Any) -> Any:
     """Texts for people are cut to size; a pattern or an allowed value would no longer be one."""
     if isinstance(value, dict):
-        return {
-            key: clean(member, DESCRIPTION)
-            if isinstance(member, str) and key in ("title", "description")
-            else _clean_json(member)
-            for key, member in value.items()
-        }
+        found: dict[str, Any] = {}
+        for key, member in value.items():
+            text = isinstance(member, str) and key in ("title", "description")
+            # Names that only differ by what cannot be seen: the first one counts.
+            found.setdefault(visible(key), clean(member, DESCRIPTION) if text else _clean_json(member))
+        return found
     if isinstance(value, list):
         return [_clean_json(member) for member in value]
     return visible(value) if isinstance(value, str) else value

@@ -8,7 +8,15 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from mcpstack.registry.definitions import DESCRIPTION, SERVER_ID, TITLE, TOOL_NAME, clean
@@ -17,12 +25,8 @@ SERVER_ID_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"
 TOOL_NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$"
 ENTRY_NAME_PATTERN = r"^[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+$"
 
-# Belong to the connection or the protocol, or would be a secret in a place where none belongs.
-_RESERVED = re.compile(
-    r"(mcp-.*|host|connection|content-.*|accept.*|transfer-encoding|te|trailer|upgrade|expect|keep-alive|last-event-id)"
-    r"|.*(auth|cookie|token|secret|passw|credential|api-?key).*",
-    re.IGNORECASE,
-)
+# What would be a secret in a place where none belongs. Headers of the protocol do not begin with X-.
+_SECRETS = re.compile(r".*(auth|cookie|token|secret|passw|credential|api-?key).*", re.IGNORECASE)
 
 
 def _id(value: str) -> str:
@@ -44,9 +48,15 @@ def _entry_name(value: str) -> str:
     return value
 
 
+def _version(value: str) -> str:
+    if value == "latest" or "\n" in value:
+        raise PydanticCustomError("version", "This is not the name of one version")
+    return value
+
+
 def _header(value: str) -> str:
-    if _RESERVED.fullmatch(value):
-        raise PydanticCustomError("header", "This header is not for you to set; a secret belongs in auth_ref")
+    if _SECRETS.fullmatch(value):
+        raise PydanticCustomError("header", "A secret belongs in auth_ref")
     return value
 
 
@@ -57,12 +67,30 @@ def _one_line(value: str) -> str:
 ServerId = Annotated[str, Field(pattern=SERVER_ID_PATTERN, max_length=32), AfterValidator(_id)]
 ToolName = Annotated[str, Field(pattern=TOOL_NAME_PATTERN, max_length=128), AfterValidator(_name)]
 EntryName = Annotated[str, Field(pattern=ENTRY_NAME_PATTERN, min_length=3, max_length=200), AfterValidator(_entry_name)]
+Whole = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+Version = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,254}$", max_length=255), AfterValidator(_version)
+]
 Title = Annotated[str, Field(max_length=TITLE), AfterValidator(_one_line)]
 ServerText = Annotated[str, Field(max_length=2000), AfterValidator(lambda text: clean(text, 2000))]
 ToolText = Annotated[str, Field(max_length=4 * DESCRIPTION)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", min_length=64, max_length=64)]
-HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$", max_length=64), AfterValidator(_header)]
-HeaderValue = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,1022}[!-~])?$", max_length=1024)]
+_HEADER_NAME = r"^[Xx]-[A-Za-z0-9-]{1,62}$"
+_HEADER_VALUE = r"^[!-~]([ -~]{0,1022}[!-~])?$"
+HeaderName = Annotated[str, Field(pattern=_HEADER_NAME, max_length=64), AfterValidator(_header)]
+HeaderValue = Annotated[str, Field(pattern=_HEADER_VALUE, max_length=1024)]
+Headers = Annotated[
+    dict[HeaderName, HeaderValue],
+    Field(max_length=16),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": 16,
+            "propertyNames": {"pattern": _HEADER_NAME},
+            "additionalProperties": {"type": "string", "pattern": _HEADER_VALUE, "maxLength": 1024},
+        }
+    ),
+]
 Url = Annotated[str, Field(pattern=r"^https?://[!-~]{1,2040}$", max_length=2048)]
 
 
@@ -70,34 +98,46 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class Remote(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: Literal["streamable-http", "sse"]
+    url: Annotated[str, Field(min_length=1, max_length=2048)]
+
+
+class ServerDocument(BaseModel):
+    """A server.json, as far as the registry reads it; the rest of it is kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: EntryName
+    version: Version
+    description: Annotated[str, Field(min_length=1, max_length=100)]
+    title: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    remotes: Annotated[list[Remote], Field(max_length=100)] | None = None
+    packages: Annotated[list[dict[str, JsonValue]], Field(max_length=100)] | None = None
+
+
 class ServerRequest(_Request):
     """A server by its own members, or by a server.json in `server`; members given here go before the document's."""
 
     id: ServerId = Field(description="Names the server here: its tools are called id__tool")
-    server: dict[str, JsonValue] | None = Field(None, description="A server.json document")
+    server: ServerDocument | None = None
     name: EntryName | None = Field(None, description="Name in the registry API; made of the namespace and the id")
     title: Title | None = None
     description: ServerText | None = None
-    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,254}$", max_length=255)] | None = None
+    version: Version | None = None
     url: Url | None = Field(None, description="Where it speaks MCP over streamable HTTP")
     auth_ref: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", max_length=63)] | None = Field(
         None, description="Name of the secret it is reached with"
     )
-    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=16)] = Field(
-        default_factory=dict, description="Headers to send that are no secrets"
-    )
+    headers: Headers = Field(default_factory=dict, description="Headers to send that are no secrets")
     trust: Literal["trusted", "untrusted"] = Field(
         "untrusted", description="Whether new tools may be used without approval; changed ones never may"
     )
     enabled: bool = True
     call_timeout: Annotated[float, Field(ge=0.1, le=3600, strict=False)] = 30.0
-    sync_interval: Annotated[int, Field(ge=30, le=604800)] = 900
-
-    @model_validator(mode="after")
-    def _one_version(self) -> ServerRequest:
-        if self.version == "latest":
-            raise PydanticCustomError("version", "version should not be 'latest'")
-        return self
+    sync_interval: Annotated[int, Field(ge=30, le=604800), Whole] = 900
 
 
 class ToolRequest(_Request):
@@ -117,14 +157,14 @@ class NewToolRequest(ToolRequest):
 
 class FindRequest(_Request):
     query: Annotated[str, Field(min_length=1, max_length=1000)]
-    limit: Annotated[int, Field(ge=1, le=50)] = 10
+    limit: Annotated[int, Field(ge=1, le=50), Whole] = 10
     server: ServerId | None = None
 
 
 class CallRequest(_Request):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     summarise: bool = Field(False, description="Shorten a long result with the stack's own model")
-    max_tokens: Annotated[int, Field(ge=16, le=32768)] | None = None
+    max_tokens: Annotated[int, Field(ge=16, le=32768), Whole] | None = None
     timeout: Annotated[float, Field(ge=0.1, le=3600, strict=False)] | None = Field(
         None, description="Seconds; can only shorten the server's own"
     )
@@ -187,9 +227,9 @@ class ServerList(_Reply):
 
 class Tool(_Reply):
     object: Literal["tool"] = "tool"
-    name: str = Field(description="server__tool, the name it is called by")
     server: str
-    tool: str
+    name: str
+    public_name: str = Field(description="server__name, by which MCP clients call it")
     title: str
     description: str
     inputSchema: dict[str, Any]  # noqa: N815
@@ -211,9 +251,9 @@ class ToolList(_Reply):
 
 
 class FoundTool(_Reply):
-    name: str
     server: str
-    tool: str
+    name: str
+    public_name: str
     title: str
     description: str
     inputSchema: dict[str, Any]  # noqa: N815
@@ -272,6 +312,7 @@ class DifferenceList(_Reply):
 
 class CallReply(_Reply):
     object: Literal["tool_result"] = "tool_result"
+    server: str
     name: str
     is_error: bool
     result: dict[str, Any] = Field(description="The CallToolResult as the server gave it")

@@ -35,11 +35,7 @@ class StoreError(Exception):
 
 
 class NotFoundError(StoreError):
-    """`code` is that of the answer."""
-
-    def __init__(self, message: str, code: str = "server_not_found") -> None:
-        super().__init__(message)
-        self.code = code
+    code = "server_not_found"  # of the answer
 
 
 class ConflictError(StoreError):
@@ -424,7 +420,7 @@ class Store:
             ).fetchall()
             missing = sorted(set(names) - {row[0] for row in rows})
             if missing:
-                raise NotFoundError(f"The server {server_id!r} has no tool {missing[0]!r}.", "tool_not_found")
+                raise ConflictError("definition_changed", f"The server {server_id!r} has no tool {missing[0]!r}.")
             for name, def_hash, _, _, _, disabled_by in rows:
                 if hashes.get(name, def_hash) != def_hash:
                     message = f"The definition of {name!r} is another one by now."

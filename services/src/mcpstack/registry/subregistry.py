@@ -11,29 +11,18 @@ records. What the document said about itself stays in `_meta`.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mcpstack.registry import definitions
+from mcpstack.registry import definitions, schemas
 from mcpstack.registry.store import Entry, Pool, ServerSpec
 
 SCHEMA = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"
 OFFICIAL = "io.modelcontextprotocol.registry/official"
 PUBLISHER = "io.modelcontextprotocol.registry/publisher-provided"
-NAME = re.compile(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+\Z", re.ASCII)
 LIMIT = 100
 _DOCUMENT_BYTES = 65536
-_RANGE = re.compile(r"[\^~<>=*]|\.x\b|\s", re.ASCII)
-
-
-class DocumentError(ValueError):
-    """This is no server.json that can be registered; the message says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,45 +34,19 @@ class Document:
     title: str
     description: str
     url: str | None
-    transport: str
     document: dict[str, Any]
 
 
-def read(raw: Mapping[str, Any]) -> Document:
-    """A server.json (2025-12-11)."""
-    try:
-        document = definitions.clean_json("server", raw, _DOCUMENT_BYTES)
-    except definitions.DefinitionError as error:
-        raise DocumentError(str(error)) from None
-    name = _text(document, "name", 200, 3)
-    if not NAME.match(name):
-        raise DocumentError("server.name must be a domain written backwards, a slash and a name")
-    version = _text(document, "version", 255, 1)
-    if version == "latest" or _RANGE.search(version):
-        raise DocumentError("server.version must be one version, not a range and not 'latest'")
-    description = _text(document, "description", 100, 1)
-    title = _text(document, "title", 100, 1) if "title" in document else ""
-    remotes, packages = document.get("remotes", []), document.get("packages", [])
-    for key, found in (("remotes", remotes), ("packages", packages)):
-        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-            raise DocumentError(f"server.{key} must be a list of objects")
-    url = transport = None
-    for remote in remotes:
-        kind, where = remote.get("type"), remote.get("url")
-        if kind not in ("streamable-http", "sse") or not isinstance(where, str):
-            raise DocumentError("server.remotes: each needs a type (streamable-http or sse) and a url")
-        # One with {variables} cannot be used as it is; the operator gives the URL then.
-        if kind == "streamable-http" and url is None and "{" not in where:
-            url, transport = where, kind
-    document["$schema"] = SCHEMA
-    return Document(name, version, title, description, url, transport or "streamable-http", document)
-
-
-def _text(document: Mapping[str, Any], key: str, most: int, least: int) -> str:
-    value = document.get(key)
-    if not isinstance(value, str) or not least <= len(value) <= most:
-        raise DocumentError(f"server.{key} must be a text of {least} to {most} characters")
-    return value
+def read(given: schemas.ServerDocument) -> Document:
+    """A server.json (2025-12-11). DefinitionError where it is too large or too deep to be kept."""
+    raw = given.model_dump(exclude_none=True, exclude_unset=True)
+    document = definitions.clean_json("server", raw, _DOCUMENT_BYTES) | {"$schema": SCHEMA}
+    # One with {variables} cannot be used as it is: the operator gives the URL then.
+    urls = (found.url for found in given.remotes or () if found.type == "streamable-http" and "{" not in found.url)
+    description = definitions.clean(given.description, 100)
+    return Document(
+        given.name, given.version, definitions.clean(given.title or "", 100), description, next(urls, None), document
+    )
 
 
 def make(spec: ServerSpec) -> dict[str, Any]:
@@ -173,26 +136,14 @@ class Subregistry:
         return self.answer(Entry(*row)) if row else None
 
 
-class CursorError(ValueError):
-    pass
-
-
 def _cursor(entry: Entry) -> str:
-    text = json.dumps([entry.name, entry.version], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return f"{entry.name}:{entry.version}"
 
 
 def _read_cursor(cursor: str | None) -> tuple[str, str]:
-    if not cursor:
-        return "", ""
-    try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        name, version = json.loads(raw.decode())
-        if not isinstance(name, str) or not isinstance(version, str):
-            raise CursorError
-        return definitions.visible(name), definitions.visible(version)
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        raise CursorError("this cursor did not come from here") from None
+    """A place in the order of names and versions; there need not be anything at it (any more)."""
+    name, _, version = definitions.visible(cursor or "").partition(":")
+    return name, version
 
 
 def _time(moment: datetime) -> str:

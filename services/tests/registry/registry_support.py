@@ -1,0 +1,96 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A registry process, and how the tests here talk to it."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import support
+from mcpstack.admin import keystore
+from mcpstack.admin.context import Context
+from mcpstack.admin.settings import load
+from mcpstack.common import apikey
+from support import Reply, Service, Tls
+
+Stack = Any  # conftest.Stack, a module that cannot be imported from beside another conftest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@dataclass
+class Registry(Service):
+    pass
+
+
+def environment(
+    stack: Stack,
+    folder: Path,
+    *,
+    database: str | None = None,
+    pg_port: int | None = None,
+    valkey_port: int | None = None,
+    tls: Tls | None = None,
+    **settings: str,
+) -> dict[str, str]:
+    key = support.write_secrets(folder, {"model-api-key": support.MODEL_KEY})["model-api-key"]
+    return support.service_environment(
+        "registry",
+        folder,
+        tls or stack.tls,
+        database or stack.postgres.new_database(),
+        pg_port or stack.postgres.port,
+        valkey_port or stack.valkey.port,
+        **{"model_url": f"http://localhost:{stack.runner.port}", "model_api_key_file": key} | settings,
+    )
+
+
+def start(env: dict[str, str], log: Path, until: tuple[str, ...] = ("ready",)) -> Registry:
+    return support.start_service("mcpstack.registry", env, log, port="REGISTRY_PORT", until=until, kind=Registry)
+
+
+def put_key(service: Service, scopes: str, **limits: int | None) -> str:
+    """What `mcpstack-admin keys put` does, without the start of a process."""
+    key = support.make_key()
+    context = Context(*load(service.env))
+    parsed = apikey.parse(key)
+    assert parsed is not None
+    want = keystore.wanted("test", scopes, None, False, **limits)
+    with context.connect() as conn, conn.transaction():
+        keystore.put(conn, parsed, want, context.secrets.pepper.read(), check=False)
+    return key
+
+
+@dataclass
+class Ask:
+    registry: Registry
+    keys: dict[str, str]
+
+    def __call__(self, method: str, path: str, body: Any = None, scope: str = "admin", **more: Any) -> Reply:
+        raw = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.registry.call(method, path, raw, self.keys[scope], **more)
+
+    def server(self, **more: Any) -> str:
+        """A new server without a URL."""
+        name = "s" + secrets.token_hex(6)
+        reply = self("POST", "/v1/servers", {"id": name, **more})
+        assert reply.status == 201, reply
+        return name
+
+
+def tool(name: str, description: str = "Does something.", **more: Any) -> dict[str, Any]:
+    """As a server lists it."""
+    return {"name": name, "description": description, "inputSchema": {"type": "object"}, **more}
+
+
+def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % confidence interval of a share."""
+    share = hits / of
+    middle = share + z * z / (2 * of)
+    spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return (middle - spread) / (1 + z * z / of), (middle + spread) / (1 + z * z / of)
