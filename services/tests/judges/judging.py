@@ -13,10 +13,33 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import Loop, free_port
+import registry_support
+
+from support import Loop, Service, free_port
+
+
+@dataclass
+class Judged:
+    """A registry process with an outside server behind it that was registered and synchronised as an operator would."""
+
+    service: Service
+    tools: int
+
+    @property
+    def port(self) -> int:
+        return self.service.port
+
+    @property
+    def resource(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+    def new_key(self, *scopes: str) -> str:
+        return registry_support.put_key(self.service, ",".join(scopes), rpm=1_000_000)
+
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOME = REPOSITORY / ".cache" / "judges"

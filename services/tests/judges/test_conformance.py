@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inbound import Served
-from judging import bearer, conformance
+from judging import Judged, bearer, conformance
 
 from support import Loop
 
@@ -136,9 +135,9 @@ UNUSED = "server-sse-polling"
 
 
 @pytest.mark.parametrize("revision", ["2026-07-28", "2025-11-25"])
-def test_conformance(loop: Loop, served: Served, tmp_path: Path, revision: str) -> None:
-    key = served.keys.new("tools:read", "tools:call")
-    with bearer(loop, served.port, key) as port:
+def test_conformance(loop: Loop, judged: Judged, tmp_path: Path, revision: str) -> None:
+    key = judged.new_key("tools:read", "tools:call")
+    with bearer(loop, judged.port, key) as port:
         found, printed = conformance(f"http://127.0.0.1:{port}/mcp/fixture", revision, tmp_path)
     found = {name: checks for name, checks in found.items() if not name.startswith(OPTIONAL) and name != UNUSED}
     counted = {name: sum(check["status"] == "SUCCESS" for check in checks) for name, checks in found.items()}
@@ -151,10 +150,10 @@ def test_conformance(loop: Loop, served: Served, tmp_path: Path, revision: str) 
     print(f"conformance {revision}: {len(found)} scenarios, {dict(statuses)}")
 
 
-def test_the_suite_can_fail(loop: Loop, served: Served, tmp_path: Path) -> None:
+def test_the_suite_can_fail(loop: Loop, judged: Judged, tmp_path: Path) -> None:
     """Against the registry's own four tools, which are none of those it asks for, almost nothing may succeed."""
-    key = served.keys.new("tools:read", "tools:call")
-    with bearer(loop, served.port, key) as port:
+    key = judged.new_key("tools:read", "tools:call")
+    with bearer(loop, judged.port, key) as port:
         found, _ = conformance(f"http://127.0.0.1:{port}/mcp", "2026-07-28", tmp_path)
     counted = {name: sum(check["status"] == "SUCCESS" for check in checks) for name, checks in found.items()}
     differs = [name for name, count in SUCCEED["2026-07-28"].items() if counted.get(name) != count]

@@ -20,8 +20,8 @@ import aiohttp
 import httpx2
 import jwt
 import pytest
-from inbound import Served, message, meta
-from judging import HOME, NODE, script
+from inbound import message, meta
+from judging import HOME, NODE, Judged, script
 from mcp import Client
 from mcp.client.auth import OAuthClientProvider
 from mcp.client.auth.oauth2 import AuthorizationCodeResult
@@ -38,8 +38,8 @@ SECRET = "for-tests-only-for-tests-only"
 
 
 @pytest.fixture(scope="module")
-def provider(served: Served, issuer_port: int) -> Iterator[str]:
-    resources = [served.resource, f"{served.resource}/fixture", "https://other.example/mcp"]
+def provider(judged: Judged, issuer_port: int) -> Iterator[str]:
+    resources = [judged.resource, f"{judged.resource}/fixture", "https://other.example/mcp"]
     command = [str(NODE), str(script("provider.mjs")), str(issuer_port), *resources]
     process = subprocess.Popen(command, cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     issuer = f"http://127.0.0.1:{issuer_port}"
@@ -98,7 +98,7 @@ async def browse(url: str) -> dict[str, str]:
     raise AssertionError("the provider never came to an end")
 
 
-async def flow(served: Served, path: str, mode: str, memory: Memory, asked: list[str]) -> list[str]:
+async def flow(judged: Judged, path: str, mode: str, memory: Memory, asked: list[str]) -> list[str]:
     results: list[dict[str, str]] = []
 
     async def redirect(url: str) -> None:
@@ -118,7 +118,7 @@ async def flow(served: Served, path: str, mode: str, memory: Memory, asked: list
             "token_endpoint_auth_method": "none",
         }
     )
-    url = f"http://127.0.0.1:{served.port}{path}"
+    url = f"http://127.0.0.1:{judged.port}{path}"
     auth = OAuthClientProvider(url, metadata, memory, redirect, callback)
     async with (
         httpx2.AsyncClient(auth=auth, timeout=30) as http,
@@ -136,13 +136,13 @@ async def flow(served: Served, path: str, mode: str, memory: Memory, asked: list
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/fixture"])
-def test_the_whole_flow(served: Served, provider: str, path: str, mode: str) -> None:
+def test_the_whole_flow(judged: Judged, provider: str, path: str, mode: str) -> None:
     memory, asked = Memory(), []
-    names = asyncio.run(flow(served, path, mode, memory, asked))
+    names = asyncio.run(flow(judged, path, mode, memory, asked))
     assert len(names) == (4 if path == "/mcp" else 27)
     assert len(asked) == 1  # one visit to the provider
     query = parse_qs(urlsplit(asked[0]).query)
-    resource = f"{served.resource.removesuffix('/mcp')}{path}"
+    resource = f"{judged.resource.removesuffix('/mcp')}{path}"
     assert query["code_challenge_method"] == ["S256"]
     assert query["resource"] == [resource]
     assert query["scope"][0].split()[:2] == ["tools:read", "tools:call"]
@@ -166,17 +166,17 @@ def machine(provider: str, resource: str, scope: str) -> str:
     return str(asyncio.run(ask())["access_token"])
 
 
-def test_machines(served: Served, provider: str) -> None:
+def test_machines(judged: Judged, provider: str) -> None:
     """Client credentials; the scope that was not given is named in the refusal; a foreign audience opens nothing."""
-    token = machine(provider, served.resource, "tools:read")
+    token = machine(provider, judged.resource, "tools:read")
     listing = message("tools/list", _meta=meta())
-    assert post(served.port, "/mcp", listing, token=token).status == 200
+    assert post(judged.port, "/mcp", listing, token=token).status == 200
     body = message("tools/call", name="call_tool", arguments={"name": "fixture__test_echo"}, _meta=meta())
-    reply = post(served.port, "/mcp", body, token=token)
+    reply = post(judged.port, "/mcp", body, token=token)
     assert (reply.status, reply.code) == (403, "insufficient_scope")
     assert 'scope="tools:read tools:call"' in reply.headers["www-authenticate"]
     foreign = machine(provider, "https://other.example/mcp", "tools:read tools:call")
-    reply = post(served.port, "/mcp", listing, token=foreign)
+    reply = post(judged.port, "/mcp", listing, token=foreign)
     assert (reply.status, reply.code) == (401, "invalid_token")
     changed = f"{token[:-8]}{'A' * 8}"
-    assert post(served.port, "/mcp", listing, token=changed).status == 401
+    assert post(judged.port, "/mcp", listing, token=changed).status == 401

@@ -27,7 +27,7 @@ from mcp import MCPError
 from mcp.shared.inbound import mcp_param_headers, x_mcp_header_map
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcpstack.common import apikey, ssrf
 from mcpstack.common.errors import ApiError
@@ -321,9 +321,18 @@ class Noted:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             fields: dict[str, Any] = {}
-            scope.setdefault("state", {}).update(request_id=f"req_{next(self._number):08d}", log=fields, headers=[])
+            extra: list[tuple[bytes, bytes]] = []
+            scope.setdefault("state", {}).update(request_id=f"req_{next(self._number):08d}", log=fields, headers=extra)
             self._lines.append(fields)
-        await self._app(scope, receive, send)
+
+            async def noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] = [*message.get("headers", ()), *extra]
+                await send(message)
+
+            await self._app(scope, receive, noted)
+        else:
+            await self._app(scope, receive, send)
 
 
 def settings(**more: Any) -> McpSettings:

@@ -768,6 +768,94 @@ def test_the_registry_itself_cannot_answer(loop: Loop) -> None:
         assert (reply.status, reply.code) == (503, "auth_unavailable")
 
 
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/s"])
+@pytest.mark.parametrize("era", ["2026-07-28", "2025-11-25"])
+def test_what_nobody_expected_stays_inside(loop: Loop, path: str, era: str, caplog: pytest.LogCaptureFixture) -> None:
+    with serve(loop) as served:
+        tool = Tool("s", "t", {"inputSchema": {"type": "object"}})
+        served.catalogue.shown["s"] = Members("s", (tool,), "s", {"tools": {}, "prompts": {}})
+
+        async def fail(*_: Any) -> dict[str, Any]:
+            raise RuntimeError("postgres at 10.0.0.7 says no")
+
+        served.catalogue.call_tool = served.catalogue.request = fail  # type: ignore[method-assign]
+        key = served.keys.new("tools:read", "tools:call")
+        name, arguments = ("call_tool", {"name": "s__t"}) if path == "/mcp" else ("t", {})
+        asked = [("tools/call", {"name": name, "arguments": arguments})]
+        if path != "/mcp":
+            asked.append(("prompts/list", {}))
+        for method, params in asked:
+            if era == "2026-07-28":
+                reply = post(served.port, path, message(method, _meta=meta(), **params), token=key)
+                error = reply.json["error"]
+            else:
+                headers = {"MCP_Protocol_Version": era}
+                if path != "/mcp":
+                    headers["Mcp_Session_Id"] = legacy(served, path, HELLO, key).headers["mcp-session-id"]
+                error = events(legacy(served, path, message(method, **params), key, **headers))[0]["error"]
+            assert error["code"] == -32603
+            assert error["message"] == "Something went wrong inside the registry."
+            assert error["data"]["code"] == "internal_error"
+            assert error["data"]["request_id"].startswith("req_")
+            assert error["data"]["request_id"] in "".join(str(vars(record)) for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [(-32602, -32602), (-32021, -32021), (-32042, -32042), (-32020, -32050), (-32022, -32050), (-32600, -32050)],
+)
+def test_errors_of_outside_servers(served: Served, said: int, told: int) -> None:
+    """As they come, but for those that are about another connection than the caller's."""
+    kept = served.catalogue.call_tool
+
+    async def fail(*_: Any) -> dict[str, Any]:
+        raise MCPError(said, "x" * 5000, {"some": "data"})
+
+    served.catalogue.call_tool = fail  # type: ignore[method-assign]
+    key = served.keys.new("tools:read", "tools:call")
+    error = post(served.port, "/mcp/fixture", message("tools/call", _meta=meta(), **ECHO), token=key).json["error"]
+    served.catalogue.call_tool = kept  # type: ignore[method-assign]
+    assert error == {"code": told, "message": "x" * 2000, "data": {"some": "data"}}
+
+
+def test_a_client_in_a_browser(loop: Loop) -> None:
+    with serve(loop, mcp_origins="https://chat.example.org") as served:
+        origin = {"Origin": "https://chat.example.org"}
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        reply = call(served.port, "OPTIONS", "/mcp", None, origin | asked)
+        assert reply.status == 204
+        assert reply.headers["access-control-allow-origin"] == "https://chat.example.org"
+        assert reply.headers["access-control-allow-headers"] == "Authorization, *"
+        assert reply.headers["vary"] == "Origin"
+        assert "access-control-allow-credentials" not in reply.headers
+        listing = message("tools/list", _meta=meta())
+        for key, status in ((served.keys.new("tools:read"), 200), ("a.b.c", 401)):
+            reply = post(served.port, "/mcp", listing, token=key, **origin)
+            assert reply.status == status
+            assert reply.headers["access-control-allow-origin"] == "https://chat.example.org"
+            assert "WWW-Authenticate" in reply.headers["access-control-expose-headers"]
+        evil = {"Origin": "https://evil.example"}
+        for headers in (evil | asked, evil):
+            reply = call(served.port, "OPTIONS", "/mcp", None, headers)
+            assert (reply.status, reply.code) == (403, "origin_not_allowed")
+            assert "access-control-allow-origin" not in reply.headers
+        plain = post(served.port, "/mcp", listing, token=served.keys.new("tools:read"))
+        assert "access-control-allow-origin" not in plain.headers
+
+
+def test_a_body_that_does_not_come(loop: Loop) -> None:
+    with serve(loop, mcp_body_timeout="0.3") as served:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=15)
+        connection.putrequest("POST", "/mcp")
+        connection.putheader("Authorization", f"Bearer {served.keys.new('tools:read')}")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error"]["code"]) == (408, "request_timeout")
+        connection.close()
+
+
 SECRET = "the content of somebody's mail"
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import mcp_types as types
 from mcp import MCPError
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import methods
@@ -19,6 +19,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ValidationError
 
 from mcpstack.common.errors import ApiError
+from mcpstack.registry.mcp_exchange import exchange_of
 from mcpstack.registry.principal import Principal
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,17 @@ _QUESTIONS: dict[str, tuple[type[BaseModel], type[BaseModel], str]] = {
 _ROUNDS = 10  # of questions inside one call
 _QUESTIONS_AT_ONCE = 8
 _PATIENCE = 300.0  # longest wait for a person to answer
+_LONGEST = 2000  # characters of an error of an outside server
+_ABOUT_THE_CONNECTION = frozenset(
+    (
+        types.PARSE_ERROR,
+        types.INVALID_REQUEST,
+        types.HEADER_MISMATCH,
+        types.UNSUPPORTED_PROTOCOL_VERSION,
+        types.CONNECTION_CLOSED,
+        types.REQUEST_TIMEOUT,
+    )
+)
 UPSTREAM_TROUBLE = -32050  # our own JSON-RPC code: the outside server did not do its part
 
 
@@ -130,13 +142,22 @@ async def complete(
     A caller of the newer era gets `input_required` as it came and comes back with the answers himself.
     """
     for _ in range(_ROUNDS):
-        result = await ask(more)
+        try:
+            result = await ask(more)
+        except MCPError as error:
+            raise _outside(error) from None
         if result.get("resultType") != "input_required" or caller.modern:
             return result
         more = {"inputResponses": await _answers(caller, result.get("inputRequests"))}
         if isinstance(state := result.get("requestState"), str):
             more["requestState"] = state
     raise MCPError(UPSTREAM_TROUBLE, "The outside server keeps asking for more input.")
+
+
+def _outside(error: MCPError) -> MCPError:
+    """An error of an outside server as it came, unless it is about a connection that is not the caller's."""
+    code = UPSTREAM_TROUBLE if error.code in _ABOUT_THE_CONNECTION else error.code
+    return MCPError(code, error.message[:_LONGEST], error.data)
 
 
 async def _answers(caller: RequestCaller, questions: Any) -> dict[str, Any]:
@@ -189,6 +210,22 @@ def as_rpc_error(error: ApiError, request_id: str) -> MCPError:
         code = UPSTREAM_TROUBLE
     data = {"code": error.code, "request_id": request_id, "suggestions": list(error.suggestions)}
     return MCPError(code, error.message, data)
+
+
+async def guarded(ctx: Context, call_next: CallNext) -> HandlerResult:
+    """The last safety net: what nobody expected is for our log, and the older era would tell all of it."""
+    try:
+        return await call_next(ctx)
+    except (MCPError, ValidationError):
+        raise
+    except ApiError as error:
+        raise as_rpc_error(error, exchange_of(ctx).request_id) from None
+    except Exception:
+        exchange = exchange_of(ctx)
+        log.exception("unexpected error", extra={"request_id": exchange.request_id, "mcp_method": ctx.method[:64]})
+        exchange.log["code"] = "internal_error"
+        words = "Something went wrong inside the registry."
+        raise as_rpc_error(ApiError("internal_error", words), exchange.request_id) from None
 
 
 def as_tool_error(error: ApiError, request_id: str) -> dict[str, Any]:

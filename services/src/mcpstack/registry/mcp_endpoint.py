@@ -46,6 +46,19 @@ log = logging.getLogger(__name__)
 # Called with everybody who was let in: rate limits. Raises ApiError, or returns headers for the answer.
 Admit = Callable[[Principal], Awaitable[list[tuple[bytes, bytes]]]]
 
+_EXPOSED = [
+    (
+        b"access-control-expose-headers",
+        b"Mcp-Session-Id, WWW-Authenticate, Retry-After, X-Request-ID, X-RateLimit-Limit-Requests, "
+        b"X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests",
+    )
+]
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "POST, GET, DELETE",
+    # Parameters of tools travel in headers whose names are theirs to choose, so all but the credential go by "*".
+    "Access-Control-Allow-Headers": "Authorization, *",
+    "Access-Control-Max-Age": "600",
+}
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}", re.ASCII)
 _METHODS = re.compile(r"[A-Za-z0-9_/]{1,64}", re.ASCII)
 _TOOL = re.compile(r"[\x21-\x7e]{1,192}", re.ASCII)
@@ -77,6 +90,9 @@ class McpEndpoint:
         self._catalogue = catalogue
         self._admit = admit
         self._drained = asyncio.Event()
+        for library in ("mcp", "sse_starlette"):
+            # They say what the request's own line says, and session ids with it.
+            logging.getLogger(library).setLevel(logging.ERROR)
         self._names = frozenset(settings.server_names)
         self._origins = frozenset(origin.lower() for origin in (*settings.mcp_origins, settings.origin))
         self._front = StreamableHTTPSessionManager(
@@ -111,7 +127,14 @@ class McpEndpoint:
     async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
         scope = request.scope
         fields = scope.get("state", {}).get("log", {})
-        self.check_host(request)
+        answer = scope.setdefault("state", {}).setdefault("headers", [])  # what every answer to this request carries
+        origin = self.check_host(request)
+        if origin is not None:
+            answer += [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin"), *_EXPOSED]
+            if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+                # A browser asks whether it may, without a credential.
+                await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send)
+                return
         path = scope["path"]
         name = path.removeprefix("/mcp").removeprefix("/")
         if name and not NAME.fullmatch(name):
@@ -125,7 +148,8 @@ class McpEndpoint:
         fields["principal"] = who.id
         if not who.scopes.intersection((READ, CALL)):
             self._auth.require(who, (READ,), path)
-        extra = await self._admit(who) if self._admit is not None else []
+        if self._admit is not None:
+            answer += await self._admit(who)
         members = await self._members(name) if name else None
         if request.method == "POST":
             body = await self._body(request)
@@ -138,7 +162,7 @@ class McpEndpoint:
         manager = self._sets if name else self._front
         token = current.set(exchange)
         try:
-            await self._until_drained(request, manager.handle_request(inner, receive, _with_headers(send, extra)))
+            await self._until_drained(request, manager.handle_request(inner, receive, send))
         finally:
             current.reset(token)
 
@@ -168,12 +192,13 @@ class McpEndpoint:
             raise ApiError("not_found", "There is no server and no set of this name.", suggestions=suggestions)
         return members
 
-    def check_host(self, request: Request) -> None:
-        """Against web sites that had their own name resolve to this server (DNS rebinding)."""
+    def check_host(self, request: Request) -> str | None:
+        """Against web sites that had their own name resolve to this server (DNS rebinding); the origin, if any."""
         self._check_name(request)
         given = request.headers.getlist("origin")
         if given and not (len(given) == 1 and self._own(given[0].lower())):
             raise ApiError("origin_not_allowed", "This web site may not use the tools.")
+        return given[0] if given else None
 
     def _check_name(self, request: Request) -> None:
         if _hostname(request.headers.getlist("host")) not in self._names:
@@ -323,18 +348,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
-
-
-def _with_headers(send: Send, extra: list[tuple[bytes, bytes]]) -> Send:
-    if not extra:
-        return send
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *extra]}
-        await send(message)
-
-    return sent
 
 
 def _request_id(scope: Scope) -> str:

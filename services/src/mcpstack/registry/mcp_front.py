@@ -25,6 +25,7 @@ from mcpstack.registry.mcp_caller import (
     checked,
     complete,
     done,
+    guarded,
     tool_error,
 )
 from mcpstack.registry.mcp_exchange import exchange_of, require
@@ -167,6 +168,7 @@ class Front:
             cache_hints={"tools/list": hint, "server/discover": hint},
             get_tool_input_schema=lambda name: TOOLS[name]["inputSchema"] if name in TOOLS else None,
         )
+        self.server.middleware.append(guarded)
         self.server.add_request_handler("tools/list", types.PaginatedRequestParams, self._list)
         self.server.add_request_handler("tools/call", types.CallToolRequestParams, self._call)
 

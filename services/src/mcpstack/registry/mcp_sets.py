@@ -33,6 +33,7 @@ from mcpstack.registry.mcp_caller import (
     checked,
     complete,
     done,
+    guarded,
     session_state,
 )
 from mcpstack.registry.mcp_exchange import current, exchange_of, require
@@ -87,7 +88,7 @@ class Sets:
         self.server.add_request_handler(_LEVEL, types.SetLevelRequestParams, self._set_level)
         for method, (_, _, model) in _PASSED_ON.items():
             self.server.add_request_handler(method, model, self._pass_on)
-        self.server.middleware.append(self._as_this_set)
+        self.server.middleware += [guarded, self._as_this_set]
 
     async def _as_this_set(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         """One SDK server stands for all sets: what a set does not have, it does not have here."""
