@@ -121,19 +121,31 @@ def test_numbers_and_names_that_the_table_would_refuse(
     }
 
 
-def test_what_is_written_is_told_to_the_limits_after_the_commit(
-    here: Settings, secret: Path, owner: psycopg.Connection[Any]
-) -> None:
+@dataclass
+class Limits:
+    told: list[tuple[str, Period, Totals]]
+    up: bool = False
+
+    def floor(self, who: str, period: Period, totals: Totals) -> bool:
+        self.told.append((who, period, totals))
+        return True
+
+
+def test_what_is_written_is_told_to_the_limits(here: Settings, secret: Path, owner: psycopg.Connection[Any]) -> None:
     with_budget, without = kid(), kid()
     told: list[tuple[str, Period, Totals]] = []
 
     async def scenario() -> None:
         async with usage(here, secret) as made:
-            made.on_totals = lambda who, period, totals: told.append((who, period, totals))
+            made.limits = limits = Limits(told)
             for day, tokens in ((TODAY - 30, 1000), (TODAY - 20, 100), (TODAY - 1, 10), (TODAY, 1)):
                 made.add(with_budget, "a", day, tokens, tokens, budgets=True)
                 made.add(without, "a", day, tokens, tokens, budgets=False)
             assert await made.flush()
+            assert told == []  # Valkey is away
+            limits.up = True
+            assert await made.flush()
+            assert await made.flush()  # once is enough
             assert told == [(with_budget, Period(TODAY, 2026 * 12 + 11), Totals(2, 222))]
             assert await made.totals(with_budget, Period(TODAY, 0)) == Totals(2, 222)
             assert await made.totals(with_budget, Period(TODAY - 30, 0)) == Totals(2000, 2000)

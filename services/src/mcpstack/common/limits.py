@@ -295,13 +295,12 @@ class Limiter:
         told = self._script.tell(self._keys(lease.kid), line, lost, urgent=lease.urgent)
         if not told:
             lost()
-        if not (told and lease.shared):
-            self._local.settle(lease.kid, lease.period, tokens - lease.reserved)
+        self._local.settle(lease.kid, lease.period, tokens - lease.reserved, told and lease.shared)
 
-    def floor(self, kid: str, period: Period, totals: Totals) -> None:
+    def floor(self, kid: str, period: Period, totals: Totals) -> bool:
         """The database knows of this much: Valkey counts no less. It may have been away, or have lost what it knew."""
         line = f"f {period.day} {totals.day} {period.month} {totals.month}"
-        self._script.tell(self._keys(kid), line, _nothing, urgent=False)
+        return self._script.tell(self._keys(kid), line, _nothing, urgent=False)
 
     def _losing(self, name: str, kid: str, tpm: int) -> Callable[[], None]:
         """For when it cannot be known whether Valkey has this lease: it will be told to end it, once it answers."""
@@ -360,12 +359,17 @@ class Local:
         book = self._book(kid)
         book.period, book.day, book.month, book.here = period, day, month, 0
 
-    def settle(self, kid: str, period: Period, more: int) -> None:
+    def settle(self, kid: str, period: Period, more: int, shared: bool) -> None:
         """What a request used beyond what had been taken for it; less than nothing is given back."""
         book = self._books.get(kid)
-        if book is not None:
+        if book is None:
+            return
+        if not shared:
             book.tokens -= more
-            if book.period == period:
+        if book.period == period:
+            if shared:
+                book.day, book.month = book.day + more, book.month + more
+            else:
                 book.here += more
 
     def take(self, kid: str, limits: Limits, need: int, want: int, now: float, seconds: float) -> Verdict:

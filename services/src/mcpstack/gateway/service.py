@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from mcpstack.common import database
+from mcpstack.common.audit import AuditLog
 from mcpstack.common.errors import ApiError
 from mcpstack.common.keys import KeyStore, UnavailableError
 from mcpstack.common.limits import Limiter
@@ -43,10 +44,11 @@ class Gateway:
         self.secrets = secrets
         self.metrics = Metrics()
         self.keys = KeyStore(settings, secrets)
+        self.audit = AuditLog("gateway", lambda: self.keys.parameters("-audit"))
         self.valkey = Link(settings, secrets.valkey_password)
         self.usage = Usage(settings, secrets.db_login)
         self.limiter = Limiter(settings, self.valkey, self.usage.totals, settings.lease_seconds)
-        self.usage.on_totals = self.limiter.floor
+        self.usage.limits = self.limiter
         self.doors = Doors()
         self.cache = Cache(settings, self.valkey)
         self.pool = Pool(settings)
@@ -75,12 +77,13 @@ class Gateway:
             self._tasks.append(asyncio.create_task(self._watch(name, check)))
         for work in (self._write_last_used(), self.limiter.keep(), self.usage.run()):
             self._tasks.append(asyncio.create_task(work))
+        self.audit.start()
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ends = (self.keys.close(), self.usage.close(), self.limiter.close(), self.pool.close())
+        ends = (self.audit.stop(), self.keys.close(), self.usage.close(), self.limiter.close(), self.pool.close())
         await asyncio.gather(*ends, return_exceptions=True)
 
     async def drain(self) -> None:

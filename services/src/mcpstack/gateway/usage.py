@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -73,6 +73,15 @@ class UsageSettings(Protocol):
     def tls_ca_file(self) -> Path: ...
 
 
+class Floor(Protocol):
+    """The limits, as far as they want to know what is written."""
+
+    @property
+    def up(self) -> bool: ...
+
+    def floor(self, kid: str, period: Period, totals: Totals) -> bool: ...
+
+
 class Row(NamedTuple):
     kid: str
     model: str
@@ -103,11 +112,11 @@ class Usage:
     def __init__(self, settings: UsageSettings, login: SecretFile[Login]) -> None:
         self._pending: dict[Row, Sums] = {}
         self._doubt: tuple[str, dict[Row, Sums]] | None = None  # a transaction whose end was not heard, what it wrote
-        self._budgets: set[str] = set()  # kids whose limits in Valkey hear of what was written
+        self._owed: dict[str, int] = {}  # kids with a budget, and the day, whose sums Valkey is still to hear
+        self.limits: Floor | None = None
         self._lock = asyncio.Lock()
         self._pause_until = 0.0
         self._failing = False
-        self.on_totals: Callable[[str, Period, Totals], None] = lambda kid, period, totals: None
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             kwargs=lambda: database.parameters(
                 settings.db_host, settings.db_port, settings.db_name, settings.tls_ca_file, login, "mcpstack-usage"
@@ -126,7 +135,7 @@ class Usage:
         sums = self._pending.setdefault(Row(kid, name, day), Sums())
         sums.add(Sums(1, min(max(0, prompt), _MOST), min(max(0, completion), _MOST)))
         if budgets:
-            self._budgets.add(kid)
+            self._owed[kid] = max(day, self._owed.get(kid, 0))
 
     # Writing
 
@@ -144,6 +153,8 @@ class Usage:
                 await self._resolve()
                 while self._pending:
                     await self._write()
+                if self._owed and self.limits is not None and self.limits.up:
+                    await self._tell(self.limits)
         except FAILURES as error:
             if not self._failing:
                 log.warning("usage cannot be written; it is kept", extra={"reason": database.reason(error)})
@@ -156,9 +167,6 @@ class Usage:
 
     async def _write(self) -> None:
         rows = dict(sorted(self._pending.items())[:_ROWS])  # sorted, so that two replicas cannot wait for each other
-        kids = {row.kid for row in rows} & self._budgets
-        days = {kid: max(row.day for row in rows if row.kid == kid) for kid in kids}
-        found: list[tuple[str, Period, Totals]] = []
         async with self._pool.connection() as conn:
             try:
                 async with conn.transaction():
@@ -168,16 +176,23 @@ class Usage:
                     for row in rows:
                         del self._pending[row]
                     await conn.execute(_WRITE.encode(), _columns(rows))
-                    for day in set(days.values()):
-                        found += await _totals(conn, [kid for kid in kids if days[kid] == day], day)
             except psycopg.Error:
                 if not (conn.broken or conn.closed):
                     self._again()  # it answered, and what it said is that nothing was written
                 raise
         self._doubt = None
-        self._budgets -= kids
-        for kid, period, totals in found:
-            self.on_totals(kid, period, totals)
+
+    async def _tell(self, limits: Floor) -> None:
+        """What is written is the least that was used: Valkey may have been away, or have lost what it knew."""
+        owed, self._owed = self._owed, {}
+        try:
+            async with self._pool.connection() as conn:
+                for day in set(owed.values()):
+                    for kid, period, totals in await _totals(conn, [kid for kid in owed if owed[kid] == day], day):
+                        if limits.floor(kid, period, totals):
+                            del owed[kid]
+        finally:
+            self._owed = owed | self._owed
 
     async def _resolve(self) -> None:
         """What became of the transaction whose end was not heard."""
