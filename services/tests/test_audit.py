@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import support
-from conftest import Stack
+from conftest import Launch, Stack
 from mcpstack.common import audit, database
 from mcpstack.common.audit import AuditLog
 from mcpstack.common.secretfile import SecretFile, login
@@ -231,6 +231,37 @@ def test_a_rotated_login_is_used_for_the_next_connection(stack: Stack, place: Pl
         assert place.rows("who, written_by") == [("k1", "gateway_a"), ("k2", "gateway_b")]
     finally:
         stack.postgres.drop_login("gateway_b")
+
+
+def test_a_gateway_writes_down_what_tasks_were_started_and_taken_back(
+    launch: Launch, stack: Stack, new_key: Callable[..., str]
+) -> None:
+    gateway = launch()
+    key = new_key(gateway, scopes="tasks")
+    kid = key.split("_")[2]
+    task = gateway.post("/v1/tasks", {"type": "health_check"}, key, headers={"X-Request-Id": "request-1"})
+    assert task.status == 202
+    number = task.json["id"]
+    assert gateway.call("DELETE", f"/v1/tasks/{number}", key=key).status == 200
+    assert gateway.call("DELETE", "/v1/tasks/none", key=key).status == 404
+    assert gateway.get(f"/v1/tasks/{number}", key).status == 200  # reading leaves no line
+    assert gateway.stop() == 0
+    with stack.postgres.login(gateway.env["GATEWAY_DB_NAME"]) as conn:
+        rows = conn.execute(
+            "SELECT service, who, action, target, result, written_by FROM gateway.audit_log ORDER BY at"
+        ).fetchall()
+        first = conn.execute(
+            "SELECT request_id, arguments_sha256 FROM gateway.audit_log ORDER BY at LIMIT 1"
+        ).fetchone()
+    assert rows == [
+        ("gateway", kid, "task start", number, "created", "gateway_a"),
+        ("gateway", kid, "task cancel", number, "cancelled", "gateway_a"),
+        ("gateway", kid, "task cancel", "none", "not_found", "gateway_a"),
+    ]
+    assert first is not None
+    assert (first[0], bytes(first[1])) == (
+        "request-1", audit.arguments_hash({"type": "health_check", "payload": task.json["payload"]}),
+    )  # fmt: skip
 
 
 def test_the_hash_never_holds_what_was_hashed() -> None:

@@ -171,7 +171,7 @@ class KeyStore:
         self.last_answer = float("-inf")  # monotonic
         self.on_failure: Callable[[], None] = lambda: None
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            kwargs=lambda: self._parameters(""),
+            kwargs=lambda: self.parameters(),
             min_size=1,
             max_size=4,
             timeout=1.0,
@@ -185,7 +185,7 @@ class KeyStore:
     async def prepare(self) -> None:
         """Look at the schema, then open. UnavailableError and psycopg.Error mean not now, MigrationError never."""
         async with asyncio.timeout(8):
-            conn = await psycopg.AsyncConnection.connect(**self._parameters("-check"))
+            conn = await psycopg.AsyncConnection.connect(**self.parameters("-check"))
             async with conn:
                 verdict = await migrate.check_async(conn, *self._components)
         if verdict.state == "newer":
@@ -217,7 +217,8 @@ class KeyStore:
             await database.give_up(asyncio.create_task(self.write_last_used()), 2.0)
         await self._pool.close(timeout=1.0)
 
-    def _parameters(self, what: str) -> dict[str, Any]:
+    def parameters(self, what: str = "") -> dict[str, Any]:
+        """How this service connects; `what` is put behind its name, for who looks at Postgres."""
         settings = self._settings
         return database.parameters(
             settings.db_host,
@@ -406,7 +407,7 @@ class KeyStore:
         while True:
             try:
                 async with asyncio.timeout(8):
-                    conn = await psycopg.AsyncConnection.connect(**self._parameters("-listen"))
+                    conn = await psycopg.AsyncConnection.connect(**self.parameters("-listen"))
                 async with conn:
                     async with asyncio.timeout(3):
                         await conn.execute(f"LISTEN {CHANNEL}".encode())

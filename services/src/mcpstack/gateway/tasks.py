@@ -232,6 +232,8 @@ def router(gateway: Gateway) -> APIRouter:
         wanted = bodies.parse(raw, TaskRequest).root
         payload = wanted.payload.model_dump(mode="json", exclude_defaults=True)
         outcome, row = await store.submit(admission.key.kid, wanted.type, payload, key)
+        target, arguments = row["id"] if row else None, {"type": wanted.type, "payload": payload}
+        gateway.audit.record(admission.key.kid, "task start", target, outcome, request.state.request_id, arguments)
         if outcome == "conflict":
             raise ApiError(
                 "idempotency_conflict",
@@ -290,6 +292,7 @@ def router(gateway: Gateway) -> APIRouter:
         """Take a task back: one that waits never starts, one that runs is asked to stop and may still succeed."""
         admission = await admit(gateway, request, SCOPE)
         outcome, row = await store.cancel(admission.key.kid, task_id) if _ID.fullmatch(task_id) else ("not_found", None)
+        gateway.audit.record(admission.key.kid, "task cancel", task_id, outcome, request.state.request_id)
         if row is None or outcome == "not_found":
             raise _not_found()
         if outcome == "finished":
