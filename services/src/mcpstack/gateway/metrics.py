@@ -39,6 +39,7 @@ class Metrics:
             "gateway_queue_seconds", "Wait for a free place at a model server", buckets=_QUEUE, registry=r
         )
         self.queue_length = Gauge("gateway_queue_length", "Requests that wait for a place", registry=r)
+        self.audit_lost = Gauge("gateway_audit_events_lost", "Audit events that were not written", registry=r)
         self.tokens = Counter("gateway_tokens", "Tokens as the model server reports them", ["kind"], registry=r)
         self.disconnects = Counter("gateway_client_disconnects", "Clients gone before the end", ["route"], registry=r)
         self.errors = Counter("gateway_errors", "Errors given, by code", ["code"], registry=r)

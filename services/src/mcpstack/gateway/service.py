@@ -67,6 +67,7 @@ class Gateway:
         self.pool.on_change = lambda: self._seen("model_runner", self.pool.up)
         await self.pool.open()
         self.metrics.queue_length.set_function(lambda: self.pool.waiting)
+        self.metrics.audit_lost.set_function(lambda: self.audit.dropped)
         self._look = {name: asyncio.Event() for name in ("postgres", "valkey")}
         self.keys.on_failure = self._look["postgres"].set
         self.valkey.on_failure = self._look["valkey"].set
