@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The journey of a user from outside: connect, be refused without a key, list models, stream a completion.
+"""The journey of a user from outside: connect, be refused without a key, list models, stream a completion, list tools.
 
 Each step ends as pass, fail or unknown, and carries where, what and fix. A step that could not be decided because an
 earlier one failed is unknown, never pass. All steps run, so one call names everything that is wrong. The key is read
@@ -44,6 +44,8 @@ STEPS = (
     "embeddings",
     "unknown_model",
     "bad_json",
+    "mcp_no_key",
+    "mcp_tools",
     "private_paths",
     "security_headers",
     "version_hidden",
@@ -53,10 +55,14 @@ EXPECT = {
     "http_port": 80,
     "embeddings": True,
     "embedding_model": None,
-    "private_paths": ["/metrics", "/ready"],
+    "mcp": "/mcp",
+    "private_paths": ["/metrics", "/ready", "/health", "/docs", "/registry/metrics"],
     "prompt": "Tell me a short story.",
     "max_tokens": 48,
 }
+#: The protocol of MCP that is stateless: one request, one answer, no session.
+MCP_VERSION = "2026-07-28"
+MCP_META = "io.modelcontextprotocol/"
 SECURITY_HEADERS = {
     "strict-transport-security": r"max-age=[1-9][0-9]*",
     "x-content-type-options": r"nosniff\Z",
@@ -246,7 +252,7 @@ class Probe:
             raw.close()
             raise
 
-    def _send(self, sock, method, path, body=None, key=None, host=None):
+    def _send(self, sock, method, path, body=None, key=None, host=None, more=None):
         wire = _Wire(sock)
         connection = http.client.HTTPConnection(self.address[0], self.address[1])
         connection.auto_open = 0
@@ -256,6 +262,7 @@ class Probe:
             "Connection": "close",
             "Accept": "*/*",
             "User-Agent": "mcpstack-probe",
+            **(more or {}),
         }
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -266,9 +273,10 @@ class Probe:
         started = time.monotonic()
         return connection.getresponse(), wire.timed, started
 
-    def _request(self, method, path, body=None, key=None, host=None, api=True):
+    def _request(self, method, path, body=None, key=None, host=None, api=True, more=None):
+        path = (self.base if api else "") + path
         with self._tls() as sock:
-            response, _timed, _started = self._send(sock, method, (self.base if api else "") + path, body, key, host)
+            response, _timed, _started = self._send(sock, method, path, body, key, host, more)
             with response:
                 return Answer(response.status, response.getheaders(), response.read(MAX_ANSWER))
 
@@ -617,6 +625,47 @@ class Probe:
         answer = self._request("POST", "/chat/completions", b'{"model": ', self.key)
         return self._openai_error(answer, 400, "broken JSON", "let the gateway check the body before it is passed on")
 
+    def _ask_mcp(self, method, key=None):
+        meta = {
+            MCP_META + "protocolVersion": MCP_VERSION,
+            MCP_META + "clientInfo": {"name": "mcpstack-probe", "version": "1"},
+            MCP_META + "clientCapabilities": {},
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": meta}}
+        headers = {
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": MCP_VERSION,
+            "Mcp-Method": method,
+        }
+        return self._request("POST", self.expect["mcp"], body, key, api=False, more=headers)
+
+    def _check_mcp_no_key(self):
+        answer = self._ask_mcp("tools/list")
+        self._not_served(answer, "an MCP request without a key")
+        challenge = answer.headers.get("www-authenticate", "")
+        if answer.status != 401 or not challenge.lower().startswith("bearer"):
+            raise StepFailed(
+                f"an MCP request without a key is answered with {answer.status} {challenge}".rstrip(),
+                "let the registry demand a key or token, and say so with 401 and WWW-Authenticate: Bearer",
+            )
+        return "401 with a challenge"
+
+    def _check_mcp_tools(self):
+        answer = self._ask_mcp("tools/list", self.key)
+        self._not_served(answer, "the list of MCP tools")
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+        said = answer.json() if kind != "text/event-stream" else _last_event(answer.body)
+        result = said.get("result") if isinstance(said, dict) else None
+        tools = result.get("tools") if isinstance(result, dict) else None
+        names = [item["name"] for item in tools or [] if isinstance(item, dict) and isinstance(item.get("name"), str)]
+        if answer.status != 200 or not names:
+            raise StepFailed(
+                f"the list of MCP tools is answered with {answer.status} and {len(names)} tools",
+                "see that the key has the scope tools:read, and what the registry's log says",
+            )
+        self.figures["mcp_tools"] = len(names)
+        return f"{len(names)} tools, among them {names[0]}"
+
     def _check_private_paths(self):
         open_paths = []
         for path in self.expect["private_paths"]:
@@ -681,6 +730,8 @@ class Probe:
                 continue
             if name == "embeddings" and not self.expect["embeddings"]:
                 continue
+            if name.startswith("mcp_") and not self.expect["mcp"]:
+                continue
             if name == "private_paths" and not self.expect["private_paths"]:
                 continue
             self._step(name, getattr(self, f"_check_{name}"), needs.get(name, ("tcp", "tls")))
@@ -689,6 +740,18 @@ class Probe:
             "steps": self.steps,
             "figures": self.figures,
         }
+
+
+def _last_event(body):
+    """What the last event of a stream of server-sent events holds as JSON."""
+    last = None
+    for line in body.decode(errors="replace").splitlines():
+        if line.startswith("data:"):
+            try:
+                last = json.loads(line[5:])
+            except ValueError:
+                last = None
+    return last
 
 
 def failures(steps):
@@ -720,6 +783,7 @@ def main(argv=None):
     parser.add_argument("--max-tokens", type=int, default=EXPECT["max_tokens"])
     parser.add_argument("--http-port", type=int, default=EXPECT["http_port"], help="0: plain HTTP is not published")
     parser.add_argument("--no-embeddings", action="store_true")
+    parser.add_argument("--no-mcp", action="store_true")
     parser.add_argument("--timeout", type=float, default=60.0)
     parser.add_argument("--live", action="store_true", help="show only the completion, as it arrives")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -738,6 +802,7 @@ def main(argv=None):
         "max_tokens": args.max_tokens,
         "http_port": args.http_port,
         "embeddings": not args.no_embeddings,
+        "mcp": "" if args.no_mcp else EXPECT["mcp"],
     }
     try:
         probe = Probe(

@@ -12,7 +12,8 @@ version_added: 0.1.0
 short_description: Walk a user's way through the platform from outside
 description:
   - Connects over TLS as a client would, checks the certificate, is refused without a key, lists the models, streams a
-    chat completion and proves that it arrives piece by piece, and looks at what every class of answer tells.
+    chat completion and proves that it arrives piece by piece, asks over MCP for tools, and looks at what every class of answer
+    tells.
   - Every step ends as C(pass), C(fail) or C(unknown). Only when all passed does the module succeed; all that did not
     pass is named at once with its fix.
   - In check mode nothing is sent and all steps are C(unknown), because what a deploy would start is not there yet.
@@ -70,11 +71,15 @@ options:
       embedding_model:
         description: Model for embeddings. Without it the model of the completion.
         type: str
+      mcp:
+        description: Path of the MCP endpoint on the same host; empty when there is none. The key needs the scope C(tools:read).
+        type: str
+        default: /mcp
       private_paths:
         description: Paths that must answer 404 from outside.
         type: list
         elements: str
-        default: [/metrics, /ready]
+        default: [/metrics, /ready, /health, /docs, /registry/metrics]
       prompt:
         description: What to ask the model.
         type: str
@@ -125,6 +130,7 @@ figures:
     model: demo
     tls_version: TLSv1.3
     certificate_days_left: 29.8
+    mcp_tools: 7
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -152,6 +158,7 @@ def main() -> None:
                     "http_port": {"type": "int", "default": defaults["http_port"]},
                     "embeddings": {"type": "bool", "default": defaults["embeddings"]},
                     "embedding_model": {"type": "str"},
+                    "mcp": {"type": "str", "default": defaults["mcp"]},
                     "private_paths": {"type": "list", "elements": "str", "default": defaults["private_paths"]},
                     "prompt": {"type": "str", "default": defaults["prompt"]},
                     "max_tokens": {"type": "int", "default": defaults["max_tokens"], "no_log": False},

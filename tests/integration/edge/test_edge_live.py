@@ -542,6 +542,7 @@ class TestUserJourney:
             {"path": "/v1/chat/completions", "methods": ["POST"], "streaming": True, "service": "openai"},
             {"path": "/v1/embeddings", "methods": ["POST"], "service": "openai"},
             {"path": "/v1/models", "match": "prefix", "service": "openai"},
+            {"path": "/mcp", "match": "prefix", "methods": ["POST"], "streaming": True, "service": "openai"},
         ]
         plenty = {"rate": 100, "burst": 100, "connections": 50}
 

@@ -111,7 +111,10 @@ class OpenAI(Handler):
     def serve(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Authorization") != "Bearer test-key":
-            return self.fail(401, "invalid_api_key")
+            error = {"error": {"message": "no", "type": "x", "param": None, "code": "invalid_api_key"}}
+            return self.answer(401, error, [("WWW-Authenticate", 'Bearer scope="tools:read"')])
+        if self.path == "/mcp":
+            return self.answer(200, {"jsonrpc": "2.0", "id": 1, "result": {"tools": [{"name": "find"}]}})
         if self.path == "/v1/models":
             return self.answer(200, {"data": [{"id": "demo"}]}, [("Server", "leak/1.0"), ("X-Powered-By", "leak/1.0")])
         try:

@@ -128,6 +128,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.error(site.get("foreign_host", 421), "misdirected_request")
         if self.path in site.get("open", ()):
             return self.answer(200, {})
+        if self.path == "/mcp":
+            return self.mcp(site.get("mcp", "good"), body)
         if not self.path.startswith("/v1/"):
             return self.error(404, "not_found")
         key = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -144,6 +146,28 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/embeddings":
             return self.answer(200, {"data": [{"embedding": site.get("vector", [0.1, 0.2, 0.3])}]})
         return self.stream(site.get("stream", "good"), asked)
+
+    def mcp(self, how, body):
+        """A server of the stateless protocol that reads what a request must carry."""
+        asked = json.loads(body)
+        version = asked["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"]
+        named = (self.headers["MCP-Protocol-Version"], self.headers["Mcp-Method"])
+        if how == "open":
+            return self.answer(200, {"result": {"tools": [{"name": "find"}]}})
+        if how == "down":
+            return self.error(503, "service_unavailable")
+        if self.headers.get("Authorization") != f"Bearer {KEY}":
+            challenge = [] if how == "no-challenge" else [("WWW-Authenticate", 'Bearer scope="tools:read"')]
+            return self.answer(401, {"error": {"message": "m", "type": "t", "code": "c"}}, extra=challenge)
+        assert named == (version, asked["method"]) == ("2026-07-28", "tools/list")
+        tools = {"empty": [], "odd": ["x", {"name": 1}]}.get(how, [{"name": "find"}, {"name": "call"}])
+        reply = {"jsonrpc": "2.0", "id": asked["id"], "result": {"tools": tools}}
+        if how == "error":
+            reply = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32600, "message": "no"}}
+        if how == "events":
+            text = f": hello\n\nevent: message\ndata: {json.dumps(reply)}\n\n"
+            return self.answer(200, text.encode(), "text/event-stream; charset=utf-8")
+        return self.answer(200, reply)
 
     def stream(self, how, asked):
         if how == "error":
@@ -290,9 +314,9 @@ def test_everything_right(serve):
 
 
 def test_what_is_not_expected_is_left_out(serve):
-    outcome = serve(http_port=0, expect={"embeddings": False, "private_paths": []}).run()
+    outcome = serve(http_port=0, expect={"embeddings": False, "private_paths": [], "mcp": ""}).run()
     assert outcome["passed"] is True
-    assert {"redirect", "embeddings", "private_paths"} & set(results(outcome)) == set()
+    assert {"redirect", "embeddings", "private_paths", "mcp_no_key", "mcp_tools"} & set(results(outcome)) == set()
 
 
 WRONG = [
@@ -325,6 +349,15 @@ WRONG = [
     ({"unknown_model": 500}, "unknown_model", "fail", "an unknown model is answered with 500, not 404"),
     ({"bad_json": 503}, "bad_json", "fail", "broken JSON is answered with 503 invalid_json: invalid_json happened"),
     ({"bad_json": 500}, "bad_json", "fail", "broken JSON is answered with 500, not 400"),
+    ({"mcp": "open"}, "mcp_no_key", "fail", "an MCP request without a key is answered with 200"),
+    ({"mcp": "no-challenge"}, "mcp_no_key", "fail", "an MCP request without a key is answered with 401"),
+    ({"mcp": "down"}, "mcp_no_key", "fail", r".*503 service_unavailable: service_unavailable happened"),
+    ({"mcp": "down"}, "mcp_tools", "fail", r".*503 service_unavailable: service_unavailable happened"),
+    ({"mcp": "events"}, "mcp_tools", "pass", "2 tools, among them find"),
+    ({"mcp": "empty"}, "mcp_tools", "fail", "the list of MCP tools is answered with 200 and 0 tools"),
+    ({"mcp": "odd"}, "mcp_tools", "fail", "the list of MCP tools is answered with 200 and 0 tools"),
+    ({"mcp": "error"}, "mcp_tools", "fail", "the list of MCP tools is answered with 200 and 0 tools"),
+    ({"expect": {"mcp": "/nothing"}}, "mcp_tools", "fail", "the list of MCP tools is answered with 404 and 0 tools"),
     ({"open": ["/metrics"]}, "private_paths", "fail", r"reachable from outside: /metrics \(200\)"),
     ({"without": (401, "X-Frame-Options")}, "security_headers", "fail", "x-frame-options is missing on 401"),
     ({"Content-Security-Policy": "script-src 'unsafe-inline'; frame-ancestors 'none'"}, "security_headers", "fail",
