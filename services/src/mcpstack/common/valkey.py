@@ -84,7 +84,8 @@ class Wire(asyncio.Protocol):
             return
         pieces = [b"*%d\r\n" % len(words)]
         for word in words:
-            data = word if isinstance(word, bytes) else str(word).encode()
+            # A name from a token may hold what UTF-8 cannot carry.
+            data = word if isinstance(word, bytes) else str(word).encode("utf-8", "backslashreplace")
             pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
         self._asked.append(then)
         self._transport.write(b"".join(pieces))
@@ -359,7 +360,7 @@ class Script:
             self._send(b"EVAL", self._source)
             return
         batch, self._batch = self._batch, []
-        lines = answer.decode().split("\n") if isinstance(answer, bytes) else []
+        lines = answer.decode(errors="replace").split("\n") if isinstance(answer, bytes) else []
         if len(lines) == len(batch):
             for call, line in zip(batch, lines, strict=True):
                 _hand_over(call, line)
