@@ -319,7 +319,7 @@ ENDLESS = {
     "JSON": (chunked("application/json"), b"10000\r\n" + b" " * 65536 + b"\r\n"),
     "event data": (stream(), b"data: " + b"x" * 60_000 + b"\n"),
     "comments": (stream(), b": still here\n\n" * 5000),
-    "events": (stream(), event({"method": "notifications/message", "params": {"data": "x" * 100}}) * 400),
+    "events": (stream(), event({"method": "notifications/message", "params": {"data": "x" * 2000}}) * 40),
     "empty lines": (stream(), b"\n" * 65536),
     "a line without an end": (stream(), b"x" * 65536),
 }
@@ -568,6 +568,9 @@ async def test_too_many_at_once(farm: Farm) -> None:
     with pytest.raises(UpstreamError) as caught:
         await upstream.call_tool(at(raw.url), "t", {})
     assert caught.value.kind == "busy"
+    upstream._max_in_flight_of_all = 2
+    with pytest.raises(UpstreamError, match="too many calls of other servers are under way"):
+        await upstream.call_tool(at(raw.url, id="other"), "t", {})
     go.set()
     assert [got.result for got in await asyncio.gather(*tasks)] == [TEXT, TEXT]
     assert (await upstream.call_tool(at(raw.url), "t", {})).result == TEXT
@@ -644,7 +647,14 @@ async def test_a_server_that_asks_without_an_end(farm: Farm) -> None:
 
     raw = await farm.raw(legacy(script))
     upstream = await farm.upstream()
-    with pytest.raises(UpstreamError, match="it asks too much while it works"):
+    with pytest.raises(UpstreamError, match="it says too much while it works"):
+        await upstream.call_tool(at(raw.url), "t", {})
+
+
+async def test_a_server_that_talks_without_an_end(farm: Farm) -> None:
+    raw = await farm.raw(modern(says(lambda request: stream(event({"method": "n"}) * 2001), close=True)))
+    upstream = await farm.upstream()
+    with pytest.raises(UpstreamError, match="it says too much while it works"):
         await upstream.call_tool(at(raw.url), "t", {})
 
 
@@ -695,6 +705,16 @@ async def test_connections_are_used_again(farm: Farm) -> None:
             await upstream.call_tool(at(raw.url), "t", {})
             await asyncio.gather(*upstream._chores)
         assert raw.connections == 1
+
+
+async def test_meta_that_is_none_and_a_client_that_is_closed(farm: Farm) -> None:
+    raw = await farm.raw(modern(says(lambda request: result(request, TEXT))))
+    upstream = await farm.upstream()
+    await upstream.call_tool(at(raw.url), "t", {}, params={"_meta": "x"})
+    assert "io.modelcontextprotocol/protocolVersion" in raw.called("tools/call")[0].rpc["params"]["_meta"]
+    await upstream.close()
+    with pytest.raises(UpstreamError, match="the registry is starting or stopping"):
+        await upstream.call_tool(at(raw.url), "t", {})
 
 
 # Lists

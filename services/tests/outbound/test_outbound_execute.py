@@ -159,6 +159,8 @@ async def test_tools_that_may_not_be_called(stage: Stage, farm: Farm) -> None:
         ("x", "invalid_arguments", None),
         ({"n": float("nan")}, "invalid_arguments", None),
         ({"n": {1, 2}}, "invalid_arguments", None),
+        ({"x": "\ud800"}, "invalid_arguments", None),
+        ({"\udfff": 1}, "invalid_arguments", None),
         ({"x": "y" * (1 << 20)}, "request_too_large", None),
     ],
 )

@@ -347,6 +347,17 @@ async def test_one_at_a_time_for_each_server(stage: Stage, farm: Farm) -> None:
     assert (await stage.syncer.sync_server("s")).result == "ok"
 
 
+async def test_more_servers_than_connections(stack: Any, farm: Farm) -> None:
+    """Each run keeps a connection: together they must never need more than there are."""
+    raw = await server(farm, lists(tool("a")))
+    async with staged(stack.postgres, farm, role="worker") as stage:
+        await stage.pool.resize(1, 3)
+        for number in range(12):
+            insert(stage, f"s{number}", raw.url)
+        reports = await asyncio.gather(*(stage.syncer.sync_server(f"s{number}") for number in range(12)))
+        assert [report.result for report in reports] == ["ok"] * 12
+
+
 async def test_a_run_that_is_cancelled_lets_the_next_one_in(stage: Stage, farm: Farm) -> None:
     async def hang(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

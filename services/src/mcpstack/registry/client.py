@@ -46,6 +46,7 @@ _METHOD_NOT_FOUND = -32601
 _MAX_ERROR = 64 * 1024
 _MAX_RESUMES = 5
 _MAX_SERVER_REQUESTS = 32
+_MAX_SAID = 2000
 # Servers drop idle connections after 5 s (uvicorn, node): using one that is just being dropped would fail.
 _KEEP_ALIVE = 4.0
 _PLAIN_VALUE = re.compile(r"[\x20-\x7e]*\Z")
@@ -189,6 +190,7 @@ class Upstream:
         connect_timeout: float = 2.0,
         max_answer: int = 1 << 20,
         max_in_flight: int = 64,
+        max_in_flight_of_all: int = 256,
         lookup: ssrf.Lookup | None = None,
         ssl: Any = True,
     ) -> None:
@@ -197,6 +199,8 @@ class Upstream:
         self._connect_timeout = connect_timeout
         self._max_answer = max_answer
         self._max_in_flight = max_in_flight
+        self._max_in_flight_of_all = max_in_flight_of_all
+        self._in_flight = 0
         self._lookup = lookup
         self._ssl = ssl
         self._http: aiohttp.ClientSession | None = None
@@ -224,8 +228,9 @@ class Upstream:
             await asyncio.wait(set(self._chores), timeout=1)
         for chore in set(self._chores):
             chore.cancel()
-        if self._http is not None:
-            await self._http.close()
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
 
     def forget(self, server_id: str) -> None:
         """The server was removed or changed: nothing of what was agreed with it holds any longer."""
@@ -294,7 +299,11 @@ class Upstream:
         peer = self._peer(server)
         if peer.in_flight >= self._max_in_flight:
             raise UpstreamError("busy", "too many calls of it are under way")
+        # An answer may be held whole: this bounds the memory that all servers together can take.
+        if self._in_flight >= self._max_in_flight_of_all:
+            raise UpstreamError("busy", "too many calls of other servers are under way")
         peer.in_flight += 1
+        self._in_flight += 1
         timeout = options.get("timeout")
         try:
             async with asyncio.timeout(server.timeout if timeout is None else timeout) as clock:
@@ -315,11 +324,12 @@ class Upstream:
             raise UpstreamError("timeout", "it does not answer in time") from None
         finally:
             peer.in_flight -= 1
+            self._in_flight -= 1
         raise AssertionError  # pragma: no cover
 
     def _peer(self, server: Server) -> _Peer:
         peer = self._peers.get(server.id)
-        if peer is None or peer.server != server:
+        if peer is None or _where(peer.server) != _where(server):
             try:
                 target = self._policy.check_url(server.url)
             except ssrf.Blocked as error:
@@ -329,6 +339,7 @@ class Upstream:
             if server.auth_ref is not None:
                 auth = SecretFile(f"auth_ref {server.auth_ref}", auth_file(self._auth_dir, server.auth_ref), auth_value)
             peer = self._peers[server.id] = _Peer(server, target, auth)
+        peer.server = server
         return peer
 
     def _reset(self, peer: _Peer, generation: int) -> None:
@@ -412,7 +423,8 @@ class Upstream:
     ) -> Answer:
         modern = (era or peer.era) == "modern"
         number = next(peer.ids)
-        meta = {**params.get("_meta", {}), **options.get("meta", {})}
+        given = params.get("_meta")
+        meta = {**(given if isinstance(given, dict) else {}), **options.get("meta", {})}
         # Calls of many share a session here, and each caller counts his own tokens from 1.
         token = meta.get("progressToken")
         if token is not None:
@@ -460,7 +472,7 @@ class Upstream:
         self, peer: _Peer, verb: str, body: bytes | None, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         if self._http is None:
-            raise UpstreamError("unavailable", "the registry is starting")
+            raise UpstreamError("unavailable", "the registry is starting or stopping")
         full = {
             "Accept": "application/json, text/event-stream",
             "Accept-Encoding": "identity",
@@ -564,7 +576,7 @@ class Upstream:
     ) -> dict[str, Any]:
         last: str | None = None
         pause = 1000
-        asked = 0
+        asked = said = 0
         with contextlib.ExitStack() as streams:
             for resume in range(_MAX_RESUMES + 1):
                 events = Events()
@@ -582,8 +594,9 @@ class Upstream:
                                     return _result(message, number)
                                 continue
                             asked += "id" in message
-                            if asked > _MAX_SERVER_REQUESTS:
-                                raise UpstreamError("protocol", "it asks too much while it works")
+                            said += 1
+                            if asked > _MAX_SERVER_REQUESTS or said > _MAX_SAID:
+                                raise UpstreamError("protocol", "it says too much while it works")
                             await self._heard(peer, message, modern, on_message)
                 except _ConnectionBrokenError:
                     broken = True
@@ -683,11 +696,16 @@ async def _pieces(response: aiohttp.ClientResponse, budget: _Budget) -> AsyncIte
         raise _ConnectionBrokenError from None
 
 
+def check_characters(raw: bytes, value: Any) -> None:
+    """ValueError for half a character in a JSON text: it would fail later, in whoever writes it out as UTF-8."""
+    if _SURROGATE.search(raw):
+        json.dumps(value, ensure_ascii=False).encode()
+
+
 def _parse(raw: bytes) -> dict[str, Any]:
     try:
         message = json.loads(raw, parse_constant=_no_constant)
-        if _SURROGATE.search(raw):  # half a character would fail later, in whoever writes it out as UTF-8
-            json.dumps(message, ensure_ascii=False).encode()
+        check_characters(raw, message)
     except (ValueError, RecursionError):
         raise UpstreamError("protocol", "its answer is not valid JSON") from None
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
@@ -721,6 +739,11 @@ def _is_tool_result(result: dict[str, Any]) -> bool:
         and all(isinstance(block, dict) and isinstance(block.get("type"), str) for block in content)
         and isinstance(result.get("isError", False), bool)
     )
+
+
+def _where(server: Server) -> tuple[object, ...]:
+    """What makes it another server to us."""
+    return server.url, server.auth_ref, server.headers
 
 
 def _info(version: str, result: dict[str, Any], server_info: Any) -> Info:

@@ -421,6 +421,7 @@ def _canonical(arguments: Mapping[str, Any]) -> bytes:
     """The arguments for the hash: the same for another order of names."""
     try:
         text = json.dumps(arguments, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        client.check_characters(text, arguments)
     except (ValueError, TypeError, RecursionError):
         raise ApiError("invalid_arguments", "The arguments are not a JSON object.") from None
     if not isinstance(arguments, Mapping):

@@ -81,6 +81,7 @@ class Syncer:
         metrics: Metrics,
         *,
         timeout: float = 120.0,
+        at_once: int = 2,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = tools
@@ -89,19 +90,15 @@ class Syncer:
         self._audit = audit
         self._metrics = metrics
         self._timeout = timeout
+        # Each run keeps a connection for its lock and needs a second one now and then.
+        self._places = asyncio.Semaphore(at_once)
         self._jitter = jitter
 
-    async def sync_due(self, limit: int = 20, at_once: int = 4) -> list[Report]:
+    async def sync_due(self, limit: int = 20) -> list[Report]:
         """Synchronise servers whose time has come, for the worker's job. One failing server stops no other."""
         due = await self._store.claim_due(limit)
-        places = asyncio.Semaphore(at_once)
-
-        async def one(row: store.Server) -> Report:
-            async with places:
-                return await self._sync(row, "worker", None, force=False)
-
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(row)) for row in due]
+            tasks = [group.create_task(self._sync(row, "worker", None, force=False)) for row in due]
         return [task.result() for task in tasks]
 
     async def sync_server(self, server_id: str, *, who: str = "worker", request_id: str | None = None) -> Report:
@@ -113,7 +110,7 @@ class Syncer:
 
     async def _sync(self, row: store.Server, who: str, request_id: str | None, *, force: bool) -> Report:
         started = time.monotonic()
-        async with self._lock(row.id) as mine:
+        async with self._places, self._lock(row.id) as mine:
             if not mine:
                 report = Report(row.id, "busy", reason="it is being synchronised right now")
             else:
