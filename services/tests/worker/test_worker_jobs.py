@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import pytest
 from worker_support import Bench, bench
 
 import support
@@ -92,23 +91,63 @@ def test_the_more_urgent_comes_first(bench: Bench) -> None:
     assert order[0] == (urgent,)
 
 
-@pytest.mark.parametrize("running", [False, True])
-def test_cancel(bench: Bench, running: bool) -> None:
-    def submit(payload: str) -> tuple[str, int]:
-        query = "SELECT id FROM jobs.submit('kid', 'effect', %s::jsonb, NULL, NULL, 9)"
-        row = bench.db.execute(query, (payload,)).fetchone()
-        assert row is not None
-        job = bench.db.execute("SELECT job_id FROM jobs.task WHERE id = %s", row).fetchone()
-        assert job is not None
-        return row[0], job[0]
+def submit(bench: Bench, kind: str, payload: str) -> tuple[str, int]:
+    row = bench.db.execute(
+        "SELECT id FROM jobs.submit('kid', %s, %s::jsonb, NULL, NULL, 9)", (kind, payload)
+    ).fetchone()
+    assert row is not None
+    job = bench.db.execute("SELECT job_id FROM jobs.task WHERE id = %s", row).fetchone()
+    assert job is not None
+    return row[0], job[0]
 
-    worker = bench.start() if running else None
-    task, job = submit('{"number": 1, "seconds": 30}')
-    if running:
+
+def test_cancel_what_waits(bench: Bench) -> None:
+    task, job = submit(bench, "effect", '{"number": 1}')
+    assert bench.db.execute("SELECT jobs.cancel('kid', %s)", (task,)).fetchone() == ("cancelled",)
+    after = bench.defer("effect", number=2)
+    bench.start()
+    bench.until(after, "succeeded")
+    assert bench.job(job) == ("cancelled", 0)
+
+
+def test_cancel_what_runs(bench: Bench) -> None:
+    worker = bench.start()
+    for kind, payload in (("effect", '{"number": 1, "seconds": 30}'), ("angry", '{"seconds": 30}')):
+        task, job = submit(bench, kind, payload)
         bench.until(job, "doing")
-    said = bench.db.execute("SELECT jobs.cancel('kid', %s)", (task,)).fetchone()
-    assert said == (("stopping",) if running else ("cancelled",))
-    assert bench.until(job, "aborted", "cancelled")[0] == ("aborted" if running else "cancelled")
-    if worker is not None:
+        assert bench.db.execute("SELECT jobs.cancel('kid', %s)", (task,)).fetchone() == ("stopping",)
+        assert bench.until(job, "aborted", "failed", "todo") == ("aborted", 1)
         assert bench.outcome(job) == ("cancelled", "Stopped because its owner asked for it.", None)
-        assert worker.metric('worker_jobs_total{outcome="cancelled",task="effect"}') == 1
+        assert worker.metric(f'worker_jobs_total{{outcome="cancelled",task="{kind}"}}') == 1
+    # Whoever does not listen goes on to the end.
+    task, job = submit(bench, "stubborn", '{"seconds": 0.5}')
+    bench.until(job, "doing")
+    bench.db.execute("SELECT jobs.cancel('kid', %s)", (task,))
+    assert bench.until(job, "succeeded", "aborted", "failed") == ("succeeded", 1)
+
+
+EDITS = [
+    ("attempts = 2147483647", ("failed", 1000001)),
+    ("attempts = -5", ("succeeded", -4)),
+    ("queue_name = 'elsewhere'", ("succeeded", 1)),
+    ("priority = -2147483648", ("succeeded", 1)),
+    ("scheduled_at = '-infinity'", ("succeeded", 2)),
+    ("task_name = E'\\n\\t'' \\\\ \"'", ("failed", 1)),
+    ("args = args || jsonb_build_object('x', repeat('y', 1000000))", ("failed", 1)),
+    ("status = 'doing', worker_id = NULL", ("succeeded", 2)),
+    ("lock = repeat('l', 1000)", ("succeeded", 1)),
+]
+
+
+def test_rows_edited_by_hand_do_not_stop_the_others(bench: Bench) -> None:
+    jobs = []
+    for number, (change, _) in enumerate(EDITS):
+        jobs.append(bench.defer("effect", number=number))
+        bench.db.execute(f"UPDATE jobs.procrastinate_jobs SET {change} WHERE id = {jobs[-1]}".encode())
+    good = bench.defer("effect", number=99)
+    worker = bench.start(stalled_after="2", block_limit="1.5")
+    bench.until(good, "succeeded")
+    for job, (change, (status, attempts)) in zip(jobs, EDITS, strict=True):
+        assert bench.until(job, "succeeded", "failed") == (status, attempts), change
+    assert "yyyy" not in worker.log.read_text()
+    support.wait_for("it to be ready", lambda: worker.ready() == "ready")

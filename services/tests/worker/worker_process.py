@@ -78,6 +78,13 @@ async def limited(_: Work, payload: Seconds) -> None:
     await asyncio.sleep(payload.seconds)
 
 
+async def angry(_: Work, payload: Seconds) -> None:
+    try:
+        await asyncio.sleep(payload.seconds)
+    except asyncio.CancelledError:
+        raise KeyError("not like this") from None
+
+
 async def leave(_: Work, __: Nothing) -> None:
     sys.exit(9)
 
@@ -91,6 +98,7 @@ KINDS = (
     Kind("stubborn", Seconds, stubborn, limit=60),
     Kind("block", Seconds, block, limit=60),
     Kind("limited", Seconds, limited, limit=0.3, attempts=1),
+    Kind("angry", Seconds, angry, limit=60),
     Kind("leave", Nothing, leave, limit=60, attempts=1),
     Kind("often", Seconds, limited, limit=60, every=float(os.environ.get("OFTEN", "0")) or None),
 )

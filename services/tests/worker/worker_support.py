@@ -19,7 +19,7 @@ from conftest import Stack
 from support import Service
 
 HERE = Path(__file__).resolve().parent
-KINDS = ("effect", "poison", "fail", "never", "stumble", "stubborn", "block", "limited", "leave", "often")
+KINDS = ("effect", "poison", "fail", "never", "stumble", "stubborn", "block", "limited", "leave", "angry", "often")
 
 # Quick enough for a test: dead after a second, tried again after a few hundredths.
 QUICK = {

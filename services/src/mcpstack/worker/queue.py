@@ -295,6 +295,10 @@ class Queue:
             raise TaskError("internal", "The task cancelled itself.") from None
         except SystemExit:
             raise TaskError("internal", "The task tried to end the worker.") from None
+        except Exception:
+            if context.abort_reason() is AbortReason.USER_REQUEST:
+                raise JobAborted from None  # it need not be tried again
+            raise
 
     def _fate(self, error: Exception, job: Job, kind: Kind) -> str:
         last = job.attempts + 1 >= (kind.attempts or self.settings.max_attempts)

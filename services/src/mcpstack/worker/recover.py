@@ -34,13 +34,14 @@ WITH dead AS MATERIALIZED (
 ), changed AS (
     UPDATE jobs.procrastinate_jobs job
        SET status = (CASE WHEN job.abort_requested THEN 'aborted'
-                          WHEN job.attempts + 1 >= %(cap)s THEN 'failed'
+                          WHEN job.attempts >= %(cap)s - 1 THEN 'failed'
                           ELSE 'todo' END)::jobs.procrastinate_job_status,
-           attempts = job.attempts + 1,
+           attempts = least(job.attempts, 1000000) + 1, -- whatever somebody wrote there by hand
            abort_requested = false,
            worker_id = NULL,
            lock = %(suspect)s,
-           scheduled_at = now() + least(%(limit)s, %(base)s * 2 ^ least(job.attempts, 30)) * interval '1 second'
+           scheduled_at = now() + interval '1 second'
+                        * least(%(limit)s, %(base)s * 2 ^ greatest(0, least(job.attempts, 30)))
       FROM dead
      WHERE job.id = dead.id AND job.status = 'doing' AND job.attempts = dead.attempts
        AND job.worker_id IS NOT DISTINCT FROM dead.worker_id
@@ -58,7 +59,7 @@ SELECT * FROM changed"""
 _GIVE_BACK = """
 UPDATE jobs.procrastinate_jobs
    SET status = (CASE WHEN abort_requested THEN 'aborted' ELSE 'todo' END)::jobs.procrastinate_job_status,
-       attempts = attempts + 1, abort_requested = false, worker_id = NULL
+       attempts = least(attempts, 1000000) + 1, abort_requested = false, worker_id = NULL
  WHERE worker_id = %s AND status = 'doing' RETURNING id"""
 
 
