@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
@@ -37,7 +37,6 @@ _HELD_BACK = 1 << 20
 _READ_WHOLE = 1 << 18  # answers up to this size are parsed; of longer ones the ends are looked at
 _TAIL = 4096
 _AFTER_THE_END = 0.5  # a stream that is over should close; the connection is only kept when it does
-_EVENTS = re.compile(rb".*?(?:\n\n|\r\n\r\n)", re.DOTALL)
 # A quote inside a JSON string is always escaped, so these cannot match text that the model wrote.
 _PROMPT_TOKENS = re.compile(rb'[{,]\s*"(?:prompt_tokens|input_tokens)"\s*:\s*(\d{1,9})')
 _COMPLETION_TOKENS = re.compile(rb'[{,]\s*"(?:completion_tokens|output_tokens)"\s*:\s*(\d{1,9})')
@@ -399,18 +398,19 @@ class Answer:
     def _look_into(self, ready: bytes) -> tuple[bytes, ApiError | None]:
         """Take the usage out of the few events that have it, and stop at an error of the model server."""
         kept: list[bytes] = []
-        for event in _EVENTS.findall(ready):
-            if b'"usage"' in event or b'"error"' in event:
-                data = _data(event)
-                problem = self._problem(event, data)
-                if problem is not None:
-                    return b"".join(kept), problem
-                self._usage.take(data)
-                # What was only asked for by the gateway is not for the client.
-                if not self._show_usage and data.get("choices") == [] and data.get("usage"):
-                    continue
-            kept.append(event)
-        return b"".join(kept), None
+        done = 0  # everything before is in `kept`, or is not for the client
+        for begin, end in _telling(ready):
+            event = ready[begin:end]
+            data = _data(event)
+            problem = self._problem(event, data)
+            if problem is not None:
+                return b"".join((*kept, ready[done:begin])), problem
+            self._usage.take(data)
+            # What was only asked for by the gateway is not for the client.
+            if not self._show_usage and data.get("choices") == [] and data.get("usage"):
+                kept.append(ready[done:begin])
+                done = end
+        return (b"".join((*kept, ready[done:])) if done else ready), None
 
     def _problem(self, event: bytes, data: dict[str, Any]) -> ApiError | None:
         named = event.startswith(b"event: error") or data.get("type") == "error"
@@ -458,6 +458,21 @@ async def send_error(send: Send, error: ApiError, dialect: Dialect, request_id: 
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": payload})
+
+
+def _telling(ready: bytes) -> Iterator[tuple[int, int]]:
+    """Where the events are that have a usage or an error in them."""
+    gap = b"\n\n" if b"\n\n" in ready else b"\r\n\r\n"
+    end = 0
+    while True:
+        found = [at for word in (b'"usage"', b'"error"') if (at := ready.find(word, end)) >= 0]
+        if not found:
+            return
+        before = ready.rfind(gap, end, min(found))
+        begin = end if before < 0 else before + len(gap)
+        after = ready.find(gap, begin)
+        end = len(ready) if after < 0 else after + len(gap)
+        yield begin, end
 
 
 def _data(event: bytes) -> dict[str, Any]:
