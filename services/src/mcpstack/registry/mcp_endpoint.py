@@ -16,6 +16,7 @@ import contextlib
 import logging
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,6 +60,7 @@ _PREFLIGHT = {
     "Access-Control-Allow-Headers": "Authorization, *",
     "Access-Control-Max-Age": "600",
 }
+_MOMENT, _KEPT = 1.0, 256
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}", re.ASCII)
 _METHODS = re.compile(r"[A-Za-z0-9_/]{1,64}", re.ASCII)
 _TOOL = re.compile(r"[\x21-\x7e]{1,192}", re.ASCII)
@@ -90,6 +92,7 @@ class McpEndpoint:
         self._catalogue = catalogue
         self._admit = admit
         self._drained = asyncio.Event()
+        self._kept: dict[str, tuple[float, Members]] = {}
         for library in ("mcp", "sse_starlette"):
             # They say what the request's own line says, and session ids with it.
             logging.getLogger(library).setLevel(logging.ERROR)
@@ -183,13 +186,27 @@ class McpEndpoint:
     async def _members(self, name: str) -> Members:
         chosen = self._settings.mcp_sets.get(name)
         if chosen is None:
-            members = await self._catalogue.members(name)
+            members = await self._shown(name)
         else:
-            parts = {server: await self._catalogue.members(server) for server in chosen}
+            parts = {server: await self._shown(server) for server in chosen}
             members = _chosen(name, chosen, parts) if any(parts.values()) else None
         if members is None:
             suggestions = ("Use /mcp, which finds tools of all servers.", "list_servers names the servers.")
             raise ApiError("not_found", "There is no server and no set of this name.", suggestions=suggestions)
+        return members
+
+    async def _shown(self, server: str) -> Members | None:
+        """What a server shows, kept for a moment. Whether a tool may be called is asked anew with each call."""
+        known = self._kept.get(server)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        members = await self._catalogue.members(server)
+        if members is None:
+            self._kept.pop(server, None)
+            return None
+        if len(self._kept) >= _KEPT:
+            self._kept.clear()
+        self._kept[server] = (time.monotonic() + _MOMENT, members)
         return members
 
     def check_host(self, request: Request) -> str | None:

@@ -91,8 +91,8 @@ class McpSettings:
     )
     mcp_max_body_bytes: int = setting("4194304", s.whole(1024, 1 << 26), "Largest MCP request body")
     mcp_body_timeout: float = setting("30", s.seconds(0.1, 600), "Longest time a client may take to send one")
-    mcp_max_sessions: int = setting("500", s.whole(1, 100_000), "Open sessions of clients of the older protocol era")
-    mcp_max_sessions_each: int = setting("50", s.whole(1, 100_000), "How many of them one caller may have")
+    mcp_max_sessions: int = setting("200", s.whole(1, 100_000), "Open sessions of clients of the older protocol era")
+    mcp_max_sessions_each: int = setting("20", s.whole(1, 100_000), "How many of them one caller may have")
     mcp_session_idle: float = setting("600", s.seconds(1, 86400), "Such a session ends when unused for this long")
 
     oidc_issuers: tuple[str, ...] = setting("", issuers, "Issuers whose access tokens are accepted, comma separated")
