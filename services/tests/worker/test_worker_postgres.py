@@ -38,6 +38,20 @@ def test_it_starts_without_postgres_and_works_when_it_comes(bench: Bench) -> Non
         cable.pull()
 
 
+def test_without_postgres_it_stops_when_asked(bench: Bench) -> None:
+    cable = support.Cable(bench.stack.loop, bench.stack.postgres.port)
+    cable.pull()
+    waiting = bench.start(pg_port=cable.port, until=("unavailable",))
+    assert waiting.stop(limit=10) == 0
+    cable.plug()
+    frozen = bench.start(pg_port=cable.port, shutdown_grace="0.5")
+    cable.freeze()
+    try:
+        assert frozen.stop(limit=15) == 0
+    finally:
+        cable.pull()
+
+
 def test_postgres_goes_away_while_jobs_run(bench: Bench) -> None:
     """What ends while it is away is written when it is back; the worker says that it does not work."""
     cable = support.Cable(bench.stack.loop, bench.stack.postgres.port)

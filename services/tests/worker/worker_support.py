@@ -123,6 +123,11 @@ class Bench:
         support.wait_for(f"job {job} to be {states}", lambda: self.job(job)[0] in states, limit)
         return self.job(job)
 
+    def effect(self) -> None:
+        """Wait until there is one: the job that makes it is at work then, not only fetched."""
+        query = "SELECT count(*) FROM testing.effect"
+        support.wait_for("an effect", lambda: self.db.execute(query).fetchone() != (0,))
+
     def idle(self, limit: float = 20) -> None:
         support.wait_for("the queue to be empty", lambda: self.count("todo", "doing") == 0, limit)
 
