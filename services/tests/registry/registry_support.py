@@ -9,13 +9,15 @@ import math
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import support
 from mcpstack.admin import keystore
 from mcpstack.admin.context import Context
 from mcpstack.admin.settings import load
 from mcpstack.common import apikey
+from mcpstack.registry.search import Searcher
+from mcpstack.registry.store import ServerSpec, Store
 from support import Reply, Service, Tls
 
 Stack = Any  # conftest.Stack, a module that cannot be imported from beside another conftest
@@ -94,3 +96,53 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
     middle = share + z * z / (2 * of)
     spread = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
     return (middle - spread) / (1 + z * z / of), (middle + spread) / (1 + z * z / of)
+
+
+# The golden set
+
+
+def golden_queries() -> list[tuple[str, list[str]]]:
+    return [(query, wanted) for query, wanted in json.loads((GOLDEN / "queries.json").read_text())["queries"]]
+
+
+async def load_golden(store: Store) -> int:
+    listed: dict[str, list[dict[str, Any]]] = {}
+    for entry in json.loads((GOLDEN / "tools.json").read_text())["tools"]:
+        listed.setdefault(entry["server"], []).append(tool(entry["name"], entry["description"]))
+    for server, tools in listed.items():
+        await store.put_server(ServerSpec(id=server, name=f"org.example/{server}", trust="trusted"))
+        changes = await store.apply_sync(server, tools)
+        assert len(changes.added) == len(tools), changes.refused
+    return sum(map(len, listed.values()))
+
+
+class Score(NamedTuple):
+    mode: str
+    hit1: float
+    hit5: float
+    mrr: float
+    of: int
+
+    def __str__(self) -> str:
+        low, high = wilson(round(self.hit5 * self.of), self.of)
+        return (
+            f"search, {self.mode}, {self.of} questions: hit@1 {self.hit1:.3f}, "
+            f"hit@5 {self.hit5:.3f} (95 % interval {low:.3f} to {high:.3f}), MRR {self.mrr:.3f}"
+        )
+
+
+async def score(searcher: Searcher) -> Score:
+    queries = golden_queries()
+    first = five = 0
+    ranks, modes = 0.0, set()
+    for query, wanted in queries:
+        result = await searcher.find(query, limit=10)
+        modes.add(result.mode)
+        names = [hit.public_name for hit in result.hits]
+        rank = next((place for place, name in enumerate(names, 1) if name in wanted), 0)
+        first += rank == 1
+        five += 1 <= rank <= 5
+        ranks += 1 / rank if rank else 0
+    assert len(modes) == 1, modes
+    of = len(queries)
+    return Score(modes.pop(), first / of, five / of, ranks / of, of)

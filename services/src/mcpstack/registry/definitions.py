@@ -38,6 +38,14 @@ _MARK = re.compile(r"[^\x20-\x7e]")
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn"))
 
 
+_SAY_NOTHING = (
+    "a an and any are as at be by can do does for from has have how i if in into is it its me my of on one or our "
+    "please should so some than that the their them then there these they this to up was we were what when where which "
+    "who will with would you your"
+)
+_EVERYWHERE = frozenset(_SAY_NOTHING.split())
+
+
 class DefinitionError(ValueError):
     """This definition cannot be kept; the message says why."""
 
@@ -145,9 +153,13 @@ def split_words(name: str) -> list[str]:
 
 
 def trigrams(text: str) -> frozenset[str]:
-    """As pg_trgm makes them: of each word, with two spaces before it and one behind."""
+    """As pg_trgm makes them: of each word, with two spaces before it and one behind. Words that are everywhere say
+    nothing and are left out.
+    """
     found: set[str] = set()
     for word in re.findall(r"\w+", text.lower()):
+        if word in _EVERYWHERE:
+            continue
         padded = f"  {word[:100]} "
         found.update(padded[at : at + 3] for at in range(len(padded) - 2))
     return frozenset(found)
