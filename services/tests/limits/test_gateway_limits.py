@@ -230,7 +230,10 @@ def test_bodies_that_are_being_read_are_places_too(gateway: Gateway, new_key: Ne
 def test_replicas_share_everything_and_a_killed_one_lets_go(stack: Stack, launch: Launch, new_key: NewKey) -> None:
     first = launch(lease_seconds="2")
     second = launch(lease_seconds="2", database=first.env["GATEWAY_DB_NAME"])
-    key = new_key(first, rpm=8, concurrency=2, tokens_day=5000)
+    key = new_key(first, rpm=6)
+    asked = [(first, second)[number % 2].get("/v1/models", key) for number in range(8)]
+    assert [answer.status for answer in asked] == [200] * 6 + [429] * 2
+    key = new_key(first, concurrency=2, tokens_day=5000)
     with first.open_stream(key, "#slow") as one, first.open_stream(key, "#slow") as two:
         for sock in (one, two):
             assert b"200 OK" in sock.recv(65536)
@@ -247,8 +250,15 @@ def test_replicas_share_everything_and_a_killed_one_lets_go(stack: Stack, launch
 
     support.wait_for("the leases of the killed one to end", admitted, 10)
     support.wait_for("its tokens", lambda: usage(second, key)["remaining"]["tokens_this_day"] >= 4990, 10)
-    statuses = [second.get("/v1/models", key).status for _ in range(9)]
-    assert 429 in statuses, "requests before the other was killed count as well"
+
+
+def test_requests_that_ask_in_vain_run_out(gateway: Gateway, new_key: NewKey) -> None:
+    key = new_key(gateway, rpm=5, tokens_day=100)
+    answers = [ask(gateway, key, max_tokens=80, messages=[{"role": "user", "content": "x" * 100}]) for _ in range(2)]
+    assert [answer.code for answer in answers] == ["request_exceeds_limit"] * 2
+    assert ask(gateway, key, max_tokens=75).status == 200
+    codes = [ask(gateway, key, max_tokens=76).code for _ in range(4)]
+    assert codes == ["budget_exceeded"] * 2 + ["rate_limit_exceeded"] * 2
 
 
 def test_a_stop_writes_what_was_used(launch: Launch, new_key: NewKey) -> None:

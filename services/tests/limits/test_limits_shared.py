@@ -190,6 +190,25 @@ def test_a_request_that_is_cancelled_while_it_is_admitted_holds_nothing(
     assert (found.get("r", 0), found.get("dn", 0), places(client, name)) == (0, 0, 0)
 
 
+def test_a_lease_that_ends_by_itself_frees_its_tokens_although_the_next_request_is_refused(
+    shared: Settings, secret: Path, client: Client
+) -> None:
+    name, limits = kid(), Limits(2, 5, tokens_day=1000)
+
+    async def scenario() -> None:
+        async with limiter(shared, secret) as made, limiter(shared, secret, lease=0.01) as hasty:
+            assert (await take(made, name, limits, 100))[0] == 0
+            assert (await take(hasty, name, limits, 50))[0] == 0
+            assert record(client, name)["r"] == 150
+            ends = min(score for _, score in client.zrange(f"gw:l:{{{name}}}", 0, -1, withscores=True))
+            while (lambda now: now[0] * 1000 + now[1] // 1000)(client.time()) <= ends:
+                await asyncio.sleep(0.005)
+            assert (await take(made, name, limits, 100))[0] == REQUESTS
+            assert (places(client, name), record(client, name)["r"]) == (1, 100)
+
+    asyncio.run(scenario())
+
+
 def test_what_was_used_beyond_the_reservation_is_a_debt(shared: Settings, secret: Path, client: Client) -> None:
     name, limits = kid(), Limits(MANY, 5, tpm=600)
 

@@ -397,7 +397,7 @@ class Local:
                     break
                 give = min(give, left) if limit else give
         give = 0 if code else give
-        if not code:
+        if code != REQUESTS:
             book.requests -= 1
             book.tokens -= give
             book.here += give

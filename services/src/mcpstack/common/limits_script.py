@@ -17,7 +17,8 @@ left nothing is reserved, whatever r says.
 
     t RPM TPM DAY MONTH CONCURRENCY LEASE_MS NEED WANT ID UNSEEDED
         Take one request. A limit of 0 is none. NEED tokens must be there, up to WANT are reserved. A request that is
-        refused takes nothing. -> CODE RESERVED N N_WAIT N_RESET X X_WAIT X_RESET SECONDS DAY_USED MONTH_USED RUNNING
+        refused takes nothing, but it is one: those that ask in vain run out of requests.
+        -> CODE RESERVED N N_WAIT N_RESET X X_WAIT X_RESET SECONDS DAY_USED MONTH_USED RUNNING
         CODE 0 yes, 1 requests, 2 concurrency, 3 tokens, 4 day, 5 month, 6 not seeded (nothing taken)
     s MEMBER RESERVED ACTUAL DAY MONTH TPM      End a lease; its request used ACTUAL tokens, counted for its own day.
     c ID TPM                                    End a lease that nobody has, if there is one: its answer was lost.
@@ -111,21 +112,21 @@ function run.t(hash, set, rpm, tpm, day, month, concurrency, lease, need, want, 
     if month - mn - reserved < max(1, need) then refuse(5) end
   end
 
-  if code == 0 then
+  if code > 0 then give = 0 end
+  if code ~= 1 then
     n, x, reserved = n - 1, x - give, reserved + give
     local fields = {n = n, t = now, r = reserved}
     if tpm > 0 then fields.x, fields.u = x, now end
     if budgets then fields.d, fields.dn, fields.m, fields.mn = today, dn, this_month, mn end
     local ttl = max(LEAST, lease + 1000, budgets and HOUR or 0, tpm > 0 and ceil((tpm - x) / x_ms) + 1000 or 0)
     write(hash, fields, ttl)
-    if concurrency > 0 then
+    if code == 0 and concurrency > 0 then
       running = running + 1
       call('ZADD', set, now + lease, id .. ':' .. string.format('%d', give))
       call('PEXPIRE', set, ttl)
     end
-  else
-    give = 0
-    if h[5] and reserved ~= tonumber(h[5]) then write(hash, {r = reserved}) end
+  elseif h[5] and reserved ~= tonumber(h[5]) then
+    write(hash, {r = reserved})
   end
   return string.format(
     '%d %d %d %d %d %d %d %d %d %d %d %d', code, give, floor(n), ceil(max(0, 1 - n) / n_ms), ceil((rpm - n) / n_ms),

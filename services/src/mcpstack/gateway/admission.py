@@ -221,7 +221,7 @@ class Admission:
         doors, limiter = self._gateway.doors, self._gateway.limiter
         kid, limits = self.key.kid, self.limits
         if doors.entering[kid] + limiter.running(kid) >= limits.concurrency:
-            # What is read takes memory as well. Not counted against the requests a minute, as Valkey would not either.
+            # What is read takes memory as well. This costs nothing, and is not counted as a request.
             raise refusal(_full(limits))
         doors.enter(kid)
         return self
