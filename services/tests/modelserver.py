@@ -32,6 +32,7 @@ class ModelServer(Runner):
     name: str = "one"
     lacks: set[str] = field(default_factory=set)
     healthy: bool = True
+    listed: str = ""  # instead of its list of models
     running: int = 0
     most: int = 0  # requests at once, ever
     held: asyncio.Event = field(default_factory=asyncio.Event)  # what #hold waits for
@@ -92,6 +93,11 @@ class ModelServer(Runner):
 
     async def _health(self, request: web.Request) -> web.Response:
         return await super()._health(request) if self.healthy else web.json_response({}, status=500)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if self.listed:
+            return web.Response(text=self.listed, content_type="application/json")
+        return await super()._models(request)
 
     async def _misbehave(self, request: web.Request, word: str) -> web.StreamResponse | None:
         if word.startswith("#status "):

@@ -137,6 +137,10 @@ def test_embeddings(client: openai.OpenAI) -> None:
     assert client.embeddings.create(model="org/tiny-embed", input=["x"]).data[0].embedding == [0.5, 0.25]
 
 
+def test_embeddings_are_no_stream(api: Gateway, good: str) -> None:
+    assert api.post("/v1/embeddings", {"model": "tiny", "input": "x", "stream": True}, good).json["object"] == "list"
+
+
 def test_responses(client: openai.OpenAI) -> None:
     assert client.responses.create(model="tiny", input="hello").output_text == "hello there"
     kinds = [event.type for event in client.responses.create(model="tiny", input="hello", stream=True)]

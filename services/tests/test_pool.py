@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,12 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import support
 from conftest import Stack, put_key
+from mcpstack.common.errors import ApiError
+from mcpstack.common.secretfile import SecretFile, model_key
+from mcpstack.gateway.runner import Runner
+from mcpstack.gateway.runnerspec import RunnerSpec
 from modelserver import ModelServer
 from support import Cable, Gateway
 
@@ -300,6 +306,41 @@ def test_all_away_is_a_503_with_the_reason_and_no_address(team: Team) -> None:
         assert not [word for word in ("localhost", "127.0.0.1", str(one.port)) if word.encode() in answer.body]
     two.start()
     assert gateway.chat(team.key).status == 200  # asked again at once, though it was away a moment ago
+
+
+LISTS = [
+    '{"data": ["tiny"]}',
+    '{"data": {}}',
+    '{"data": null}',
+    "[]",
+    "<html>",
+    '{"data": [{"name": "tiny"}]}',
+    "[" * 9999,
+]
+
+
+@pytest.mark.parametrize("text", LISTS, ids=range(len(LISTS)))
+def test_a_list_of_models_that_cannot_be_read(stack: Stack, tmp_path: Path, text: str) -> None:
+    server = ModelServer(stack.loop, listed=text)
+    server.start()
+    (tmp_path / "key").write_text(support.MODEL_KEY)
+    key = SecretFile("key", tmp_path / "key", model_key)
+
+    async def ask() -> None:
+        settings: Any = SimpleNamespace(model_connect_timeout=1.0, model_list_seconds=1.0)
+        runner = Runner(RunnerSpec("a", f"http://127.0.0.1:{server.port}", key, 1), settings)
+        await runner.open()
+        try:
+            with pytest.raises(ApiError, match="list of models is not readable"):
+                await runner.check()
+            assert runner.reason == "it fails"
+        finally:
+            await runner.close()
+
+    try:
+        asyncio.run(ask())
+    finally:
+        server.stop()
 
 
 def test_one_that_is_unwell_gets_nothing(team: Team) -> None:

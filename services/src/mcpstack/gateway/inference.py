@@ -56,7 +56,7 @@ class Inference:
             raw = await bodies.read(request, settings.max_body_bytes, settings.body_timeout)
             payload = bodies.parse(raw, endpoint.request)
             # Only the bytes are kept while something is awaited: what they hold can take fifty times their space.
-            name, stream = payload["model"], payload.get("stream") is True
+            name, stream = payload["model"], endpoint.streams and payload.get("stream") is True
             show_usage = not (stream and endpoint.dialect.asks_for_usage) or _asks_for_usage(payload)
             body = bodies.encode(payload)
             guess = estimate(endpoint.path, payload, len(body))
@@ -69,6 +69,7 @@ class Inference:
                 result = "miss" if found is None else "hit"
                 request.state.headers.append((b"x-mcpstack-cache", result.encode()))
                 request.state.log["cache"] = result
+                gateway.metrics.cache.labels(result).inc()
                 if found is not None:
                     await admission.count()
                     return Again(found)

@@ -22,6 +22,7 @@ from typing import Any
 from mcpstack.common.errors import ApiError
 from mcpstack.common.settings import SettingsError
 from mcpstack.gateway import runnerspec
+from mcpstack.gateway.metrics import RunnerState
 from mcpstack.gateway.runner import Runner, unavailable
 from mcpstack.gateway.runnerspec import RunnerSpec
 from mcpstack.gateway.settings import Settings
@@ -194,16 +195,20 @@ class Pool:
         self.on_change()
 
     def _review(self) -> None:
+        in_vain: set[tuple[str, str, tuple[Runner, ...]]] = set()  # no place for those, so for nobody like them
         for waiter in sorted((w for queue in self._queues.values() for w in queue.values()), key=lambda w: w.ticket):
-            if waiter.granted.done():
+            wish = waiter.model, waiter.path, waiter.tried
+            if waiter.granted.done() or wish in in_vain:
                 continue
             try:
-                runner = self._pick(waiter.model, waiter.path, waiter.tried)
+                runner = self._pick(*wish)
             except ApiError as error:
                 self._forget(waiter)
                 waiter.granted.set_exception(error)
             else:
-                if runner is not None:
+                if runner is None:
+                    in_vain.add(wish)
+                else:
                     self._grant(waiter, runner)
 
     @property
@@ -223,6 +228,20 @@ class Pool:
     @property
     def up(self) -> bool:
         return any(runner.up and not runner.spec.draining for runner in self.runners)
+
+    def states(self) -> list[RunnerState]:
+        """For the metrics."""
+        return [
+            RunnerState(
+                runner.spec.name,
+                runner.up is True,
+                runner.in_flight,
+                runner.spec.max_concurrency,
+                runner.reconnects,
+                runner.moved,
+            )
+            for runner in self.runners
+        ]
 
     # Models
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PING = b": ping\n\n"
-_HELD_BACK = 1 << 20
+_HELD_BACK = 4 << 20
 _READ_WHOLE = 1 << 18  # answers up to this size are parsed; of longer ones the ends are looked at
 _TAIL = 4096
 _AFTER_THE_END = 0.5  # a stream that is over should close; the connection is only kept when it does
@@ -111,7 +111,7 @@ class Answer:
         self._show_usage = show_usage
         self._reservation = reservation
         self._keep = keep
-        self._request_id = ""
+        self._request_id = self._kid = ""
         self._route = ""
         self._began = 0.0
         self._log: dict[str, object] = {}
@@ -130,6 +130,7 @@ class Answer:
         state = scope["state"]
         self._request_id, self._route, self._began = state["request_id"], state["route"], state["began"]
         self._log = state["log"]
+        self._kid = str(self._log["kid"])
         self._log["stream"] = self._stream
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine of asyncio runs in a task
@@ -203,9 +204,8 @@ class Answer:
         completion = self._pieces if usage.completion is None else usage.completion
         self._reservation.settle(usage.prompt, completion)
         if usage.prompt is not None:
-            metrics.tokens.labels("prompt").inc(usage.prompt)
             self._log["tokens_in"] = usage.prompt
-        metrics.tokens.labels("completion").inc(completion)
+        metrics.used(self._model, self._kid, usage.prompt, completion)
         self._log["tokens_out"] = completion
 
     # Asking
@@ -228,7 +228,7 @@ class Answer:
                 raise (problem if problem and error.status in (404, 503) else error) from None
             self._lease, runner = lease, lease.runner
             self._log["runner"] = runner.spec.name
-            self._gateway.metrics.queue_time.observe(lease.queued)
+            self._gateway.metrics.queued(self._model, self._kid, lease.queued)
             if lease.queued:
                 self._log["queue_ms"] = round(lease.queued * 1000, 2)
             limit.reschedule(loop.time() + self._gateway.settings.model_first_byte_timeout)
@@ -249,6 +249,7 @@ class Answer:
                     raise problem
             self._reached = False
             self._let_go()
+            runner.moved += 1
             tried += (runner,)
             limit.reschedule(None)
 
@@ -370,13 +371,11 @@ class Answer:
         if not finished:
             raise ApiError("model_runner_error", "The model server broke off inside its answer.")
         elapsed = time.monotonic() - self._first_at
-        tokens = self._usage.completion or self._pieces
-        if tokens > 1 and elapsed > 0:
-            self._gateway.metrics.token_rate.observe((tokens - 1) / elapsed)
+        self._gateway.metrics.streamed(self._model, self._kid, self._usage.completion or self._pieces, elapsed)
 
     async def _first_byte(self, send: Send) -> None:
         self._first_at = time.monotonic()
-        self._gateway.metrics.first_token.observe(self._first_at - self._began)
+        self._gateway.metrics.first(self._model, self._kid, self._first_at - self._began)
         self._log["ttft_ms"] = round((self._first_at - self._began) * 1000, 2)
         await self._start_stream(send)
 
@@ -413,7 +412,7 @@ class Answer:
         return (b"".join((*kept, ready[done:])) if done else ready), None
 
     def _problem(self, event: bytes, data: dict[str, Any]) -> ApiError | None:
-        named = event.startswith(b"event: error") or data.get("type") == "error"
+        named = event.startswith(b"event: error") or "error" in (data.get("type"), data.get("object"))
         if not named and (not data.get("error") or "choices" in data or "type" in data):
             return None
         detail = data.get("error") or data

@@ -72,6 +72,7 @@ class Runner:
         self.look = asyncio.Event()  # set: check its health now
         # What it does
         self.in_flight = 0
+        self.reconnects = self.moved = 0  # requests sent again: to it, and to another one instead
         self.chosen_at = 0
         host = re.escape(urlsplit(spec.url).hostname or "")
         self._own_names = re.compile(rf"(?i)(?<![\w.-]){host}(?![\w-])(?::\d+)?")
@@ -151,6 +152,7 @@ class Runner:
                 if attempt == 2 or time.monotonic() - started > _RETRY_WITHIN:
                     self.look.set()
                     raise ApiError("model_runner_error", "The model server broke off before answering.") from None
+                self.reconnects += 1
             except aiohttp.ConnectionTimeoutError:
                 failure = self._eject("it does not accept a connection in time")
                 raise failure if attempt == 1 else unavailable(failure.reason or "") from None
@@ -274,7 +276,7 @@ class Runner:
                 try:
                     answer = json.loads(await self.read(response, _MAX_LIST))
                     found = [_model(entry) for entry in answer["data"][:_MAX_MODELS]]
-                except (ValueError, TypeError, KeyError, RecursionError):
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                     raise ApiError("model_runner_error", "The model server's list of models is not readable.") from None
                 finally:
                     response.release()
