@@ -34,6 +34,7 @@ from mcpstack.common.errors import ApiError
 from mcpstack.registry import auth, client
 from mcpstack.registry.catalogue import Caller, Members, Tool
 from mcpstack.registry.mcp_endpoint import McpEndpoint, add_routes
+from mcpstack.registry.mcp_exchange import current
 from mcpstack.registry.mcp_settings import McpSettings
 from mcpstack.registry.principal import Principal
 from support import Loop, free_port, wait_for
@@ -205,6 +206,7 @@ class MemoryCatalogue:
     servers: dict[str, client.Server] = field(default_factory=dict)
     shown: dict[str, Members] = field(default_factory=dict)
     calls: list[tuple[str, str, str]] = field(default_factory=list)
+    asked_as: list[str | None] = field(default_factory=list)
     fail: ApiError | None = None
     says: dict[str, dict[str, Any]] = field(default_factory=dict)  # what a tool answers, whatever its server would
 
@@ -240,6 +242,8 @@ class MemoryCatalogue:
     ) -> dict[str, Any]:
         self._fail()
         self.calls.append((who.id, server, tool))
+        exchange = current.get()
+        self.asked_as.append(exchange.request_id if exchange else None)
         if tool in self.says:
             return self.says[tool]
         members = await self.members(server)
@@ -262,8 +266,9 @@ class MemoryCatalogue:
         arguments: Mapping[str, Any],
         caller: Caller,
         max_tokens: int | None,
+        more: Mapping[str, Any],
     ) -> dict[str, Any]:
-        result = await self.call_tool(who, server, tool, arguments, caller, {})
+        result = await self.call_tool(who, server, tool, arguments, caller, more)
         return result | {"_meta": {"summarised": False, "max_tokens": max_tokens}}
 
     async def request(

@@ -87,7 +87,22 @@ def test_the_front(served: Served, era: str) -> None:
             )
             assert words(short) == "hi"
 
+    async def elicit(_: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+        return types.ElicitResult(action="decline")
+
+    async def ask() -> None:
+        async with Talk(
+            served, "/mcp/fixture" if era == "legacy" else "/mcp", era, elicitation_callback=elicit
+        ) as client:
+            arguments = {"name": "fixture__test_elicitation", "arguments": {"message": "who"}}
+            if era == "legacy":
+                asked = await client.call_tool("test_elicitation", {"message": "who"})
+            else:
+                asked = await client.call_tool("call_tool_summarized", arguments)
+            assert words(asked) == "User response: action=decline, content={}"
+
     asyncio.run(talk())
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize(
@@ -682,6 +697,19 @@ def test_a_session_belongs_to_who_opened_it(served: Served) -> None:
     headers["Authorization"] = f"Bearer {owner}"
     assert call(served.port, "DELETE", "/mcp/fixture", None, headers).status == 200
     assert legacy(served, "/mcp/fixture", message("tools/list"), owner, **told).status == 404
+
+
+def test_each_request_of_a_session_is_its_own(served: Served) -> None:
+    """Its number, in records and errors, is that of the HTTP request, and not of the one that opened the session."""
+    key = served.keys.new("tools:read", "tools:call")
+    session = legacy(served, "/mcp/fixture", HELLO, key).headers["mcp-session-id"]
+    told = {"Mcp_Session_Id": session, "MCP_Protocol_Version": "2025-11-25"}
+    served.catalogue.asked_as.clear()
+    for number in (1, 2):
+        legacy(served, "/mcp/fixture", message("tools/call", number, **ECHO), key, **told)
+    legacy(served, "/mcp", message("tools/call", name="call_tool", arguments={"name": "fixture__test_echo"}), key)
+    assert len(set(served.catalogue.asked_as)) == 3
+    assert all(name and int(name.removeprefix("req_")) > len(served.lines) - 3 for name in served.catalogue.asked_as)
 
 
 def test_sessions_have_a_limit_for_each(loop: Loop, outside: int) -> None:

@@ -279,7 +279,20 @@ def test_an_issuer_that_knows_openid_only(loop: Loop, own: Issuer) -> None:
         assert listing(served, own.token(audience=served.resource)).status == 200
 
 
-@pytest.mark.parametrize("broken", ["stopped", "error", "redirect", "huge", "garbage", "wrong issuer", "foreign keys"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "stopped",
+        "error",
+        "redirect",
+        "huge",
+        "garbage",
+        "wrong issuer",
+        "foreign keys",
+        "keys inside",
+        "keys at a file",
+    ],
+)
 def test_an_issuer_that_fails(loop: Loop, own: Issuer, broken: str, caplog: pytest.LogCaptureFixture) -> None:
     """503 for its tokens, because nobody knows whether they are good; API keys go on."""
     own.broken = broken
@@ -289,6 +302,10 @@ def test_an_issuer_that_fails(loop: Loop, own: Issuer, broken: str, caplog: pyte
         own.metadata["issuer"] = "https://evil.example"
     if broken == "foreign keys":
         own.metadata["jwks_uri"] = "http://127.0.0.2:1/jwks"
+    if broken == "keys inside":
+        own.metadata["jwks_uri"] = "https://10.0.0.7/jwks"  # the guard refuses it before anything is connected to
+    if broken == "keys at a file":
+        own.metadata["jwks_uri"] = "file:///etc/passwd"
     with serve(loop, oidc_issuers=own.name) as served:
         token = own.token(audience=served.resource)
         reply = listing(served, token)

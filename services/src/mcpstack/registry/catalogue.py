@@ -100,6 +100,7 @@ class Catalogue(Protocol):
         arguments: Mapping[str, Any],
         caller: Caller,
         max_tokens: int | None,
+        more: Mapping[str, Any],
     ) -> dict[str, Any]:
         """A CallToolResult whose text was shortened, with the flags of what was done in `_meta`."""
 

@@ -204,20 +204,17 @@ class Front:
         if name == "list_servers":
             ListServers.model_validate(arguments)
             return _structured({"servers": await self._catalogue.list_servers(caller.who)})
-        if name == "call_tool":
-            call = CallTool.model_validate(arguments)
-            server, tool = split(call.name)
+        call = (CallTool if name == "call_tool" else CallToolSummarized).model_validate(arguments)
+        server, tool = split(call.name)
 
-            async def ask(more: Mapping[str, Any]) -> dict[str, Any]:
-                return await self._catalogue.call_tool(caller.who, server, tool, call.arguments, caller, more)
+        async def ask(more: Mapping[str, Any]) -> dict[str, Any]:
+            if isinstance(call, CallToolSummarized):
+                return await self._catalogue.call_tool_summarized(
+                    caller.who, server, tool, call.arguments, caller, call.max_tokens, more
+                )
+            return await self._catalogue.call_tool(caller.who, server, tool, call.arguments, caller, more)
 
-            result = await complete(caller, ask, continuation(params))
-        else:
-            short = CallToolSummarized.model_validate(arguments)
-            server, tool = split(short.name)
-            result = await self._catalogue.call_tool_summarized(
-                caller.who, server, tool, short.arguments, caller, short.max_tokens
-            )
+        result = await complete(caller, ask, continuation(params))
         return checked("tools/call", caller.version, result)
 
 

@@ -81,6 +81,7 @@ class Tools:
         arguments: Mapping[str, Any],
         caller: Caller,
         max_tokens: int | None,
+        more: Mapping[str, Any],
     ) -> dict[str, Any]:
         try:
             outcome = await self._executor.call_summarised(
@@ -92,6 +93,7 @@ class Tools:
                 max_tokens=max_tokens,
                 via="mcp",
                 caller=caller,
+                more=more,
             )
         except RpcError as error:
             raise MCPError(error.code, error.message, error.data) from None
