@@ -45,7 +45,7 @@ unit: ## unit tests of the collection, the tools and the services
 	@$(STAGES) unit
 
 render: ## templates rendered by Ansible's own templar, held against policy
-	@$(TOOLCHAIN)
+	@$(TOOLCHAIN) services
 	@$(STAGES) render
 
 sanity: ## ansible-test sanity on a copy of the tree

@@ -42,6 +42,8 @@ PLACEHOLDER = re.compile(
 )
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 VERIFIED, PARTIAL, PROGRESS, LOCK = ".verified.json", ".partial", ".progress.json", ".lock"
+#: What the files in place should be, for whoever mounts the cache.
+MANIFEST = "manifest.json"
 
 
 class ModelError(Exception):
@@ -487,6 +489,8 @@ class Cache:
             self.outcome.changed = True
         if self.settings.check_mode:
             self._prune(models)
+            if not missing:
+                self._tell(models)
             return
         if fetched and self.settings.defer:
             self.outcome.deferred = True
@@ -496,6 +500,7 @@ class Cache:
             self._note(model, "generated" if model.demo else "downloaded", facts[model.name])
         self._modes(models)
         self._prune(models)
+        self._tell(models)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(PROGRESS))
 
@@ -873,6 +878,19 @@ class Cache:
                 self._own(path)
                 self.outcome.fixed.append(path)
                 self.outcome.changed = True
+
+    def _tell(self, models: list) -> None:
+        """The manifest, written when it is another than before."""
+        files = [
+            {"name": model.place, "sha256": model.sha256, "size": os.lstat(self.path(model.place)).st_size}
+            for model in sorted(models, key=lambda model: model.place)
+        ]
+        path = self.path(MANIFEST)
+        if _read_json(path) == {"files": files}:
+            return
+        self.outcome.changed = True
+        if not self.settings.check_mode:
+            write_atomic(path, json.dumps({"files": files}).encode(), mode=0o644)
 
     def _prune(self, models: list) -> None:
         """Models that are no longer listed, and downloads nobody waits for. Foreign files are left alone."""

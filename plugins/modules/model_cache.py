@@ -14,6 +14,7 @@ description:
   - A model is downloaded next to its place, with resume after a break, checked, and only then renamed into place.
   - Before anything is fetched, the first bytes of every missing model are read, and models that do not fit the disk or
     the memory are refused, with numbers.
+  - C(manifest.json) in the cache says what the files of the listed models are, with size and digest, for whoever mounts it.
   - Called from a playbook, it shows the progress of downloads while they run.
 author:
   - mcpstack.platform maintainers (@mcpstack)

@@ -41,7 +41,7 @@ ALTERNATIVE = {
         "mcpstack_registry_environment": "production",
         "mcpstack_registry_server_names": ["ai.example.org", "10.0.0.1"],
         "mcpstack_registry_public_url": "https://ai.example.org:8443",
-        "mcpstack_registry_oidc_issuers": ["https://login.example.org/realms/a,b"],
+        "mcpstack_registry_oidc_issuers": ["https://login.example.org/realms/a-b"],
         "mcpstack_registry_catalogue_public": True,
     },
     "worker": {"mcpstack_worker_keep": {"usage_days": 62}, "mcpstack_worker_embedding_model": "org/tiny embed"},

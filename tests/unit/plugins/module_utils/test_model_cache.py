@@ -335,6 +335,20 @@ def test_a_lost_manifest_costs_one_reading(site, run):
     assert json.loads((run.root / ".verified.json").read_text())
 
 
+def test_a_manifest_says_what_the_files_should_be(site, run):
+    run(entry(site, "plain"))
+    path = run.root / "manifest.json"
+    file = {"name": f"tiny/{SHA[:12]}/m.gguf", "sha256": SHA, "size": len(DATA)}
+    assert json.loads(path.read_text()) == {"files": [file]}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    path.write_text("{}")
+    assert run(entry(site, "plain"), check_mode=True).changed
+    assert path.read_text() == "{}"
+    assert run(entry(site, "plain")).changed
+    assert json.loads(path.read_text()) == {"files": [file]}
+    assert not run(entry(site, "plain")).changed
+
+
 def test_modes_are_put_right(site, run):
     place = run(entry(site, "plain")).models["tiny"]["path"]
     os.chmod(place, 0o600)
@@ -570,11 +584,20 @@ def test_pruning(site, run):
     (run.root / "notes.txt").write_text("mine")
     (run.root / "foreign").mkdir()
     (run.root / ".partial" / OTHER).write_bytes(b"x")
+    assert run({"name": "d", "demo": True}).changed  # the manifest is of what is listed
     assert not run({"name": "d", "demo": True}).changed
     doomed = [str(run.root / "tiny" / SHA[:12]), str(run.root / ".partial" / OTHER)]
     assert run({"name": "d", "demo": True}, prune=True, check_mode=True).removed == doomed
     assert run({"name": "d", "demo": True}, prune=True).removed == doomed
-    assert sorted(os.listdir(run.root)) == [".lock", ".partial", ".verified.json", "d", "foreign", "notes.txt"]
+    assert sorted(os.listdir(run.root)) == [
+        ".lock",
+        ".partial",
+        ".verified.json",
+        "d",
+        "foreign",
+        "manifest.json",
+        "notes.txt",
+    ]
     assert not run({"name": "d", "demo": True}, prune=True).changed
 
 
