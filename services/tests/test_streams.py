@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mcpstack.gateway import dialects
 from mcpstack.gateway.endpoints import BY_PATH
+from mcpstack.gateway.metrics import Metrics
 from mcpstack.gateway.proxy import Answer, _whole_events
 
 
@@ -32,8 +33,7 @@ class Counted:
 
 def answer(path: str, show_usage: bool) -> tuple[Answer, Counted]:
     counted = Counted()
-    metrics: Any = SimpleNamespace(tokens=SimpleNamespace(labels=lambda _: SimpleNamespace(inc=lambda _: None)))
-    gateway: Any = SimpleNamespace(metrics=metrics, settings=SimpleNamespace())
+    gateway: Any = SimpleNamespace(metrics=Metrics(), settings=SimpleNamespace())
     made = Answer(
         gateway, BY_PATH[path], model="tiny", body=b"{}", stream=True, show_usage=show_usage, reservation=counted
     )

@@ -26,6 +26,7 @@ from starlette.requests import Request
 from mcpstack.common.errors import ApiError
 from mcpstack.common.keys import Key
 from mcpstack.common.limits import CONCURRENCY, REQUESTS, Lease, Limits, Verdict, refusal
+from mcpstack.gateway.metrics import LIMITS, TOO_LARGE
 
 if TYPE_CHECKING:
     from mcpstack.gateway.service import Gateway
@@ -186,6 +187,7 @@ class Admission:
             (limits.tokens_month, "month"),
         ):
             if limit and least > limit:
+                self._gateway.metrics.refused(self.key.kid, TOO_LARGE)
                 raise ApiError(
                     "request_exceeds_limit",
                     f"This request may use about {least} tokens, and this key may use {limit} a {words}.",
@@ -213,6 +215,7 @@ class Admission:
         if verdict.code == REQUESTS:
             self._gateway.doors.remember(self.key.kid, verdict)
         if not verdict.allowed:
+            self._gateway.metrics.refused(self.key.kid, LIMITS[verdict.code])
             raise refusal(verdict)
 
     # While the body is read
@@ -222,6 +225,7 @@ class Admission:
         kid, limits = self.key.kid, self.limits
         if doors.entering[kid] + limiter.running(kid) >= limits.concurrency:
             # What is read takes memory as well. This costs nothing, and is not counted as a request.
+            self._gateway.metrics.refused(kid, LIMITS[CONCURRENCY])
             raise refusal(_full(limits))
         doors.enter(kid)
         return self

@@ -21,7 +21,7 @@ from mcpstack.common.errors import ApiError
 from mcpstack.gateway import dialects, document, schemas, tasks, usage
 from mcpstack.gateway.admission import admit
 from mcpstack.gateway.inference import Inference
-from mcpstack.gateway.observe import Observe
+from mcpstack.gateway.observe import observe
 from mcpstack.gateway.service import Gateway
 
 _EXPOSED = [
@@ -74,7 +74,7 @@ def create_app(gateway: Gateway) -> ASGIApp:
             expose_headers=_EXPOSED,
             max_age=600,
         )
-    return Observe(served, gateway)
+    return observe(served, gateway)
 
 
 def _operation(gateway: Gateway) -> APIRouter:

@@ -42,7 +42,7 @@ class Gateway:
     def __init__(self, settings: Settings, secrets: Secrets) -> None:
         self.settings = settings
         self.secrets = secrets
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.metrics_keys)
         self.keys = KeyStore(settings, secrets)
         self.audit = AuditLog("gateway", lambda: self.keys.parameters("-audit"))
         self.valkey = Link(settings, secrets.valkey_password)
@@ -67,6 +67,7 @@ class Gateway:
         self.pool.on_change = lambda: self._seen("model_runner", self.pool.up)
         await self.pool.open()
         self.metrics.queue_length.set_function(lambda: self.pool.waiting)
+        self.metrics.runners.read = self.pool.states
         self.metrics.audit_lost.set_function(lambda: self.audit.dropped)
         self._look = {name: asyncio.Event() for name in ("postgres", "valkey")}
         self.keys.on_failure = self._look["postgres"].set

@@ -88,6 +88,10 @@ class Settings:
     )
     replicas: int = setting("1", s.whole(1, 1000), "Gateways that share the limits, for the local limiter")
 
+    metrics_keys: int = setting(
+        "200", s.whole(0, 10_000), "Keys with metrics of their own; those after them share a label"
+    )
+
     key_cache_seconds: float = setting("30", s.seconds(0, 3600), "How long a key is trusted without asking Postgres")
     key_grace_seconds: float = setting("300", s.seconds(0, 86400), "How long a known key works while Postgres is away")
     shutdown_grace: float = setting("25", s.seconds(0, 3600), "How long running answers may go on after SIGTERM")

@@ -27,7 +27,7 @@ from mcpstack.common import bodies, ssrf
 from mcpstack.common.errors import CATALOGUE, ApiError
 from mcpstack.registry import definitions, execute, mcp_endpoint, schemas, store, subregistry
 from mcpstack.registry.client import RpcError
-from mcpstack.registry.observe import Observe
+from mcpstack.registry.observe import observe
 from mcpstack.registry.principal import ADMIN, CALL, READ, Principal
 from mcpstack.registry.service import Registry
 from mcpstack.registry.store import ConflictError, NotFoundError
@@ -84,7 +84,7 @@ def create_app(registry: Registry) -> ASGIApp:
         app.include_router(routes)
     mcp_endpoint.add_routes(app, registry.mcp)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    return Observe(app, registry)
+    return observe(app, registry)
 
 
 async def _admit(registry: Registry, request: Request, scope: str) -> Principal:
