@@ -173,11 +173,10 @@ def bits(grams: Iterable[str]) -> str:
     return format(value, f"0{BITS}b")
 
 
-def diff(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changed, as lines a person reads: `-` before, `+` now."""
-    lines = difflib.unified_diff(
-        [*_lines(old)], [*_lines(new)], f"{name} (approved)", f"{name} (now)", lineterm="", n=2
-    )
+def diff(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> list[str]:
+    """What changed, as lines a person reads: `-` before, `+` now. Without `old` all of it is new."""
+    before = [] if old is None else [*_lines(old)]
+    lines = difflib.unified_diff(before, [*_lines(new)], f"{name} (approved)", f"{name} (now)", lineterm="", n=2)
     return list(lines) or ["Only characters that are not shown here, or text beyond the length limits, changed."]
 
 

@@ -466,13 +466,10 @@ class Store:
 
 def diff(tool: Tool) -> list[str]:
     """What its server says now against what was approved, as lines; nothing where it is the same."""
-    if tool.pending is None:
-        return []
-    return definitions.diff(
-        tool.public_name,
-        {name: getattr(tool, name) for name in definitions.PARTS},
-        tool.pending,
-    )
+    in_force = {name: getattr(tool, name) for name in definitions.PARTS}
+    if tool.approved_hash is None:
+        return definitions.diff(tool.public_name, None, in_force)
+    return [] if tool.pending is None else definitions.diff(tool.public_name, in_force, tool.pending)
 
 
 _DEFINED = ("name", *definitions.PARTS, *definitions.DERIVED, "def_hash")
