@@ -92,7 +92,7 @@ def test_a_handler_that_blocks_ends_the_process_before_others_take_its_jobs(benc
 
 
 def test_a_short_block_is_survived(bench: Bench) -> None:
-    worker = bench.start(block_limit="1.1")
+    worker = bench.start(stalled_after="5", block_limit="3")
     job = bench.defer("block", seconds=0.6)
     assert bench.until(job, "succeeded")[1] == 1
     assert worker.process.poll() is None
@@ -109,11 +109,6 @@ def test_a_suspended_worker_that_comes_back_leaves_alone_what_others_took(bench:
     assert bench.until(job, "succeeded") == ("succeeded", 2)
     assert bench.db.execute("SELECT number, runs FROM testing.effect").fetchall() == [(1, 2)]
     support.wait_for("the sleeper to work again", lambda: sleeper.ready() == "ready")
-    said = {
-        line["event"]
-        for line in lines(sleeper, "not working") + lines(sleeper, "a job was taken over by another worker")
-    }
-    assert said
     assert other.ready() == "ready"
     again = bench.defer("effect", number=2)
     assert bench.until(again, "succeeded")[1] == 1

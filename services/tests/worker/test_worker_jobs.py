@@ -145,7 +145,7 @@ def test_rows_edited_by_hand_do_not_stop_the_others(bench: Bench) -> None:
         jobs.append(bench.defer("effect", number=number))
         bench.db.execute(f"UPDATE jobs.procrastinate_jobs SET {change} WHERE id = {jobs[-1]}".encode())
     good = bench.defer("effect", number=99)
-    worker = bench.start(stalled_after="2", block_limit="1.5")
+    worker = bench.start()
     bench.until(good, "succeeded")
     for job, (change, (status, attempts)) in zip(jobs, EDITS, strict=True):
         assert bench.until(job, "succeeded", "failed") == (status, attempts), change

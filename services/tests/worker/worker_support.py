@@ -21,11 +21,11 @@ from support import Service
 HERE = Path(__file__).resolve().parent
 KINDS = ("effect", "poison", "fail", "never", "stumble", "stubborn", "block", "limited", "leave", "angry", "often")
 
-# Quick enough for a test: dead after a second, tried again after a few hundredths.
+# Quick enough for a test: dead after two seconds, tried again after a few hundredths.
 QUICK = {
     "heartbeat": "0.2",
-    "stalled_after": "1.2",
-    "block_limit": "1",
+    "stalled_after": "2",
+    "block_limit": "1.5",
     "poll_interval": "0.2",
     "retry_base": "0.1",
     "retry_limit": "0.4",

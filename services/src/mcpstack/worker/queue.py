@@ -68,7 +68,7 @@ class Backoff(BaseRetryStrategy):
         self._attempts, self._base, self._limit, self._now = attempts, base, limit, now
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        if isinstance(exception, InterruptedTaskError):
+        if isinstance(exception, InterruptedTaskError | asyncio.CancelledError):
             return PutBack()
         if isinstance(exception, PermanentError) or job.attempts + 1 >= self._attempts:
             return None
@@ -247,9 +247,10 @@ class Queue:
             await self._note(job, "cancelled", "Stopped because its owner asked for it.", None)
             outcome, reason = "cancelled", None
             raise
-        except InterruptedTaskError:
+        except (InterruptedTaskError, asyncio.CancelledError):
+            # Also when its end was just being noted: it is run again, which every handler allows for.
             outcome, reason = "interrupted", None
-            raise
+            raise InterruptedTaskError from None
         except TaskError as error:
             outcome, reason = self._fate(error, job, kind), error.reason
             await self._note(job, error.reason, error.message, None)
