@@ -25,7 +25,7 @@ test: ## all checks: lint, sanity, unit, render, engine tests, molecule
 	@$(STAGES) all
 
 test-long: ## proofs that take longer than `make test` should
-	@python3 tools/bootstrap.py packages venv collections peers engine browser
+	@python3 tools/bootstrap.py packages venv collections peers services engine browser
 	@$(STAGES) long
 
 bench: ## the figures of the README, measured

@@ -123,7 +123,10 @@ def stages() -> dict[str, list[Stage]]:
         "render": [pytest("render", "tests/render", empty_ok=True)],
         "engine": [pytest("engine", "tests/integration", "-m", "not long and not host", empty_ok=True)],
         "molecule": molecule,
-        "long": [pytest("long", "tests", "-m", "long", empty_ok=True, live=True)],
+        "long": [
+            pytest("long", "tests", "-m", "long", empty_ok=True, live=True),
+            services("services-long", "pytest", "--color=no", "-m", "long"),
+        ],
     }
 
 
