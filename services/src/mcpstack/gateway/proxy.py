@@ -342,8 +342,6 @@ class Answer:
                     finished = self._ends(ready)
                     await self._forward(send, ready, finished)
                     if finished:
-                        self._over = True
-                        await send({"type": "http.response.body", "body": b"", "more_body": False})
                         limit.reschedule(loop.time() + _AFTER_THE_END)
             self._upstream = None  # read to its end, so the connection can be used again
         except TimeoutError:
@@ -385,12 +383,13 @@ class Answer:
             ready, problem = self._look_into(ready)
         self._events += ready.count(b"\n\n") or ready.count(b"\r\n\r\n")
         self._pieces += ready.count(self._dialect.token)
-        if last and problem is None:
+        ends = last and problem is None
+        if ends:
             self._account()
-        if ready:
+        if ready or ends:
             self._sending = True
-            await send({"type": "http.response.body", "body": ready, "more_body": True})
-            self._sending = False
+            await send({"type": "http.response.body", "body": ready, "more_body": not ends})
+            self._sending, self._over = False, ends
         if problem is not None:
             raise problem
 
