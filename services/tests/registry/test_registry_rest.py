@@ -74,6 +74,8 @@ def test_scopes(registry: Registry, ask: Ask, method: str, path: str, scope: str
 def test_a_server_and_its_tools(ask: Ask) -> None:
     name = ask.server(title="One\n\tserver", description="\x07First\u200b.", headers={"X-Tenant": "a"}, auth_ref="one")
     server = ask("GET", f"/v1/servers/{name}", scope="read").json
+    assert (server["headers"], server["auth_ref"], server["url"]) == ({}, None, None)  # for administrators only
+    server = ask("GET", f"/v1/servers/{name}").json
     assert (server["title"], server["description"], server["name"]) == (
         "One  server",
         "First.",

@@ -189,10 +189,10 @@ def servers(registry: Registry) -> APIRouter:
         request: Request, after: Annotated[str | None, Query(max_length=64)] = None, limit: Limit = 100
     ) -> Response:
         """Servers by id."""
-        await _admit(registry, request, READ)
+        who = await _admit(registry, request, READ)
         rows = await registry.store.servers(after=definitions.visible(after or ""), limit=limit + 1)
         counts = await registry.store.tool_counts()
-        data = [_server(row, counts) for row in rows[:limit]]
+        data = [_server(row, counts, who) for row in rows[:limit]]
         return _reply(schemas.ServerList(data=data, next=data[-1].id if len(rows) > limit else None))
 
     @routes.post(
@@ -208,16 +208,16 @@ def servers(registry: Registry) -> APIRouter:
         registry.breakers.reset(row.id)
         _audit(registry, request, who, "server.create" if created else "server.change", row.id)
         headers = {"Location": f"/v1/servers/{row.id}"}
-        return _reply(_server(row, await registry.store.tool_counts()), 201 if created else 200, headers)
+        return _reply(_server(row, await registry.store.tool_counts(), who), 201 if created else 200, headers)
 
     @routes.get("/v1/servers/{id}", openapi_extra=_SECURITY, **_answers(schemas.Server, *_READS, 404))
     async def get_server(request: Request, id: ServerId) -> Response:  # noqa: A002 - the name in the path
-        """One server."""
-        await _admit(registry, request, READ)
+        """One server. Where it is and how it is reached is shown to administrators."""
+        who = await _admit(registry, request, READ)
         row = await registry.store.server(id)
         if row is None:
             raise NotFoundError(f"There is no server {id!r}.")
-        return _reply(_server(row, await registry.store.tool_counts()))
+        return _reply(_server(row, await registry.store.tool_counts(), who))
 
     @routes.delete("/v1/servers/{id}", openapi_extra=_SECURITY, **_answers(None, *_READS, 404, ok=(204,)))
     async def delete_server(request: Request, id: ServerId) -> Response:  # noqa: A002
@@ -312,11 +312,13 @@ def _spec(registry: Registry, body: schemas.ServerRequest) -> tuple[store.Server
     return spec, described | {"name": spec.name, "version": spec.version}
 
 
-def _server(row: store.Server, counts: dict[str, dict[str, int]]) -> schemas.Server:
+def _server(row: store.Server, counts: dict[str, dict[str, int]], who: Principal) -> schemas.Server:
     found = counts.get(row.id, {})
     tools = schemas.Counts(**{name: found.get(name, 0) for name in schemas.Counts.model_fields})
-    fields = set(schemas.Server.model_fields) - {"object", "tools"}
-    return schemas.Server(**{name: getattr(row, name) for name in fields}, tools=tools)
+    values = {name: getattr(row, name) for name in schemas.Server.model_fields if name not in ("object", "tools")}
+    if ADMIN not in who.scopes:
+        values |= {"url": None, "auth_ref": None, "headers": {}, "last_error": None}
+    return schemas.Server(**values, tools=tools)
 
 
 # Tools

@@ -4,7 +4,7 @@
 
 A server that was registered from a server.json is listed with that document, any other one with a document made of its
 row. Where clients are to connect is always this registry's own /mcp/ID: behind it are the keys, the approvals and the
-records. What the document said about itself stays in `_meta`.
+records. Remotes and packages of the document are not shown.
 """
 
 # ruff: noqa: S608 - what is put into a statement here is names of columns, constants of this module
@@ -70,10 +70,9 @@ class Subregistry:
 
     def answer(self, entry: Entry) -> dict[str, Any]:
         document = dict(entry.document)
-        own: dict[str, Any] = {"id": entry.server_id}
-        for key in ("remotes", "packages"):
-            if document.pop(key, None) is not None:
-                own[f"declared{key.title()}"] = entry.document[key]
+        own = {"id": entry.server_id}
+        for key in ("remotes", "packages"):  # ways around this registry, and maybe addresses inside
+            document.pop(key, None)
         # A server that was deleted, or is an older version, is not behind /mcp/ID any more.
         if entry.status == "active" and entry.is_latest:
             document["remotes"] = [{"type": "streamable-http", "url": f"{self._origin}/mcp/{entry.server_id}"}]
