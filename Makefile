@@ -29,7 +29,7 @@ test-long: ## proofs that take longer than `make test` should
 	@$(STAGES) long
 
 bench: ## the figures of the README, measured
-	@python3 tools/bootstrap.py packages venv collections peers engine
+	@python3 tools/bootstrap.py packages venv collections services peers bench engine
 	@$(PYTHON) tools/bench.py
 
 lint: ## formatting, lint, types, generated files

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure the project's promised figures and print them in one table, each with its limit.
 
-usage: bench.py [images] [demo] [second] [ttfb] [audit] [fleet]     (default: all)
+usage: bench.py [images] [demo] [second] [ttfb] [audit] [services] [fleet]     (default: all)
 
 images   all images cold and from a warm package cache, the same ids twice and on another Debian, sizes
 demo     `make demo` in a fresh clone with nothing cached, and again for a new host
 second   site.yml once more on the demo's host: seconds, tasks, changes
 ttfb     time to first byte through edge and gateway against the model server alone
 audit    what the audits cost: every part of bench_audit.py, each also by its own name
+services what gateway and registry serve and what a request costs: every part of bench_services.py
 fleet    a second site.yml on BENCH_HOSTS (8) hosts at once against one
 
 A benchmark, not a test: a figure over its limit is marked, and the exit status says so.
@@ -26,6 +27,7 @@ import time
 from pathlib import Path
 
 import bench_audit
+import bench_services
 import demo
 import task_budget
 import testhost
@@ -296,12 +298,21 @@ def runtime() -> list[Figure]:
 
 
 AUDIT = {**bench_audit.PARTS, "runtime": runtime}
-PARTS = {"images": images, "demo": demos, "second": second, "ttfb": ttfb, **AUDIT, "fleet": fleet}
+PARTS = {
+    "images": images,
+    "demo": demos,
+    "second": second,
+    "ttfb": ttfb,
+    **AUDIT,
+    **bench_services.PARTS,
+    "fleet": fleet,
+}
+GROUPS = {"audit": AUDIT, "services": bench_services.PARTS}
 
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    wanted = [name for word in argv[1:] for name in (AUDIT if word == "audit" else (word,))]
+    wanted = [name for word in argv[1:] for name in GROUPS.get(word, (word,))]
     status = run(PARTS, wanted)
     if status != 2 and "demo" in (wanted or PARTS) and CLONE.is_dir():
         subprocess.run(["make", "demo-down"], cwd=CLONE, check=False, capture_output=True)

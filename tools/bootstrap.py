@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make this machine ready to run the project: Debian packages, toolchain, collections, Docker engine.
 
-usage: bootstrap.py [packages] [venv] [collections] [services] [peers] [engine] [browser]
-       (default: all but services, peers and browser)
+usage: bootstrap.py [packages] [venv] [collections] [services] [peers] [bench] [engine] [browser]
+       (default: all but services, peers, bench and browser)
 
 Every step looks first and does only what is missing; a machine that is ready is left alone in well under a second.
 Steps are remembered by a hash of their inputs, so a changed lock file is installed and an unchanged one is not.
@@ -198,6 +198,17 @@ def not_started(policy: Path) -> Iterator[None]:
         yield
     finally:
         policy.unlink()
+
+
+def bench() -> None:
+    """What bench_services.py needs beside the services' own things: a load generator, a compiler for its model server."""
+    missing = [
+        name
+        for name, program in (("wrk", "wrk"), ("gcc", "gcc"), ("libc6-dev", "gcc"))
+        if shutil.which(program) is None
+    ]
+    if missing:
+        install(missing)
 
 
 def browser() -> None:
@@ -477,6 +488,7 @@ STEPS = {
     "collections": collections,
     "services": services,
     "peers": peers,
+    "bench": bench,
     "engine": engine,
     "browser": browser,
 }

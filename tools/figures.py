@@ -19,22 +19,24 @@ class BenchError(Exception):
 
 @dataclass
 class Figure:
-    """One measured number and the most it may be."""
+    """One measured number and the most it may be, or the least."""
 
     name: str
     measured: float
     limit: float
     unit: str
+    least: bool = False
 
     @property
     def kept(self) -> bool:
-        """At most the limit."""
-        return self.measured <= self.limit
+        """On the right side of the limit."""
+        return self.measured >= self.limit if self.least else self.measured <= self.limit
 
     def row(self) -> str:
         """A line of the table."""
         ratio = f"{self.measured / self.limit:5.2f}" if self.limit else ("    -" if self.kept else " over")
-        return f"{self.name:58} {self.measured:9.1f} {self.limit:8.0f} {self.unit:6} {ratio}  {'ok' if self.kept else 'OVER'}"
+        state = "ok" if self.kept else ("UNDER" if self.least else "OVER")
+        return f"{self.name:58} {self.measured:9.1f} {self.limit:8.0f} {self.unit:6} {ratio}  {state}"
 
 
 def machine() -> str:

@@ -18,6 +18,19 @@ def test_rows(measured, limit, end):
     assert bench.Figure("x", measured, limit, "s").row().endswith(end)
 
 
+@pytest.mark.parametrize(("measured", "kept", "end"), [(10, True, "ok"), (20, True, "ok"), (9, False, "UNDER")])
+def test_figures_that_must_be_reached(measured, kept, end):
+    figure = bench.Figure("x", measured, 10, "/s", least=True)
+    assert figure.kept is kept
+    assert figure.row().endswith(f"  {end}")
+
+
+def test_groups_name_parts():
+    assert set(bench.GROUPS) == {"audit", "services"}
+    for parts in bench.GROUPS.values():
+        assert set(parts) <= set(bench.PARTS)
+
+
 def test_image_figures():
     figures = {figure.name: figure for figure in bench.image_figures(BUILT, 33.8, 12.0, True, False)}
     assert figures["sum of the images"].measured == pytest.approx(116.1)

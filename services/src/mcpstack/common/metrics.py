@@ -24,7 +24,7 @@ class Names:
 
     def label(self, name: str | None) -> str:
         if name in self._known:
-            return name  # type: ignore[return-value]
+            return name
         if name is None or len(self._known) >= self._limit:
             return OTHER
         self._known.add(name)
