@@ -33,7 +33,7 @@ bench: ## the figures of the README, measured
 	@$(PYTHON) tools/bench.py
 
 lint: ## formatting, lint, types, generated files
-	@$(TOOLCHAIN)
+	@$(TOOLCHAIN) services
 	@$(STAGES) lint
 
 format: ## rewrite Python files the way lint wants them
@@ -60,10 +60,11 @@ molecule: ## the molecule scenarios
 	@python3 tools/bootstrap.py
 	@$(STAGES) molecule
 
-docs: ## generate what follows from the roles' argument specs (defaults, tables) and from the tables of checks
-	@$(TOOLCHAIN)
+docs: ## generate what follows from the roles' argument specs, from the tables of checks and from the services' own APIs
+	@$(TOOLCHAIN) services
 	@$(PYTHON) tools/gen_role_docs.py
 	@$(PYTHON) tools/gen_check_docs.py
+	@.cache/venv-services/bin/python tools/gen_api_docs.py
 
 dist: ## the collection's tarball and those of its dependencies, below build/
 	@$(TOOLCHAIN)

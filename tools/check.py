@@ -99,6 +99,7 @@ def stages() -> dict[str, list[Stage]]:
         Stage("mypy", tool("mypy", "--cache-dir", ".cache/mypy")),
         Stage("generated", script("gen_role_docs.py", "--check")),
         Stage("generated-checks", script("gen_check_docs.py", "--check")),
+        Stage("generated-api", [str(ROOT / ".cache/venv-services/bin/python"), "tools/gen_api_docs.py", "--check"]),
         Stage("ansible-lint", tool("ansible-lint", "--nocolor", "--offline")),
         Stage("galaxy-build", tool("ansible-galaxy", "collection", "build", "--force", "--output-path", ".cache/dist")),
     ]
