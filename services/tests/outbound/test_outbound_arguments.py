@@ -181,12 +181,14 @@ CIRCLE = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref
 PATTERNS = {"patternProperties": {f"(x|y)*{n}$": {} for n in range(100)}}
 ITEMS = schema(a={"unevaluatedItems": False, "allOf": [{"$ref": "#/x"}] * 9})
 EITHER = schema(a={"items": {"oneOf": [{"required": [f"r{n}"]} for n in range(500)]}})
+LONG = schema(a={"allOf": [{"pattern": f"a{n}|a"} for n in range(90)]})
 WIDE = schema(a={"items": schema(**{f"p{n}": {} for n in range(1000)})})
 BOMBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nested repetition": (schema(a={"pattern": "^(a+)+$"}), {"a": "a" * 500_000 + "b"}),
     "alternatives": (schema(a={"pattern": "^(a|a)*$"}), {"a": "a" * 500_000 + "b"}),
     "counted": (schema(a={"pattern": "(.*a){50}"}), {"a": "a" * 200_000}),
     "many patterns": (PATTERNS, {"x" * 9 + str(n): n for n in range(5000)}),
+    "many patterns for a long text": (LONG, {"a": "a" * 90_000}),
     "refers to itself": ({"$ref": "#"}, {}),
     "refers to itself in a circle": (CIRCLE, {}),
     "itself in allOf": ({"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, {}),
@@ -225,7 +227,10 @@ def test_bombs_go_out(kind: str, fuse: None) -> None:
         Checker(spec).check(arguments)
 
 
-@pytest.mark.parametrize("kind", ["refers to itself", "itself in allOf", "a billion laughs", "a wide billion"])
+@pytest.mark.parametrize(
+    "kind",
+    ["refers to itself", "itself in allOf", "a billion laughs", "a wide billion", "many patterns for a long text"],
+)
 def test_what_has_no_end_is_said_to_be_too_complex(kind: str, fuse: None) -> None:
     spec, arguments = BOMBS[kind]
     with pytest.raises(TooComplexError):

@@ -630,8 +630,10 @@ async def test_questions_of_a_server_with_a_session(farm: Farm) -> None:
     upstream = await farm.upstream()
 
     async def hear(message: dict[str, Any]) -> dict[str, Any] | None:
-        await asyncio.sleep(0.3)  # longer than the server's time: it does not run meanwhile
-        return {"action": "accept"} if message["method"] == "elicitation/create" else None
+        if message["method"] != "elicitation/create":
+            return None
+        await asyncio.sleep(0.8)  # longer than the server's time, which does not run meanwhile
+        return {"action": "accept"}
 
     got = await upstream.call_tool(at(raw.url, timeout=0.6), "t", {}, on_message=hear)
     assert got.result == TEXT

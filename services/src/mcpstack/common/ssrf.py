@@ -135,7 +135,7 @@ class Policy:
         address = _literal(host)
         if address is not None:
             self.check_address(address)
-        if self._listed(target.host, target.port) or (address is not None and self._in_networks(address)):
+        if self._listed(target.host, target.port) or (address is not None and _inside(address, self.networks)):
             return target
         # A name may still stand for an address in a listed network: that is known when it is looked up, and
         # until then plain http and ports of its own are the privilege of what the list names.
@@ -154,14 +154,11 @@ class Policy:
                 raise Blocked("the name has an address that is none") from None
         if _inside(address, _NEVER):
             raise Blocked("this address is never asked")
-        if self._in_networks(address) or not _special(address):
+        if _inside(address, self.networks) or not _special(address):
             return
         if host and self._listed(host, port) and _inside(address, _PRIVATE):
             return
         raise Blocked("the address is not public and not on the operator's list")
-
-    def _in_networks(self, address: Address) -> bool:
-        return not _inside(address, _NEVER) and _inside(address, self.networks)
 
     def _listed(self, host: str, port: int | None) -> bool:
         return (host, None) in self.hosts or (host, port) in self.hosts
