@@ -20,8 +20,7 @@ from mcpstack.registry.search import Searcher
 from mcpstack.registry.store import ServerSpec, Store
 from support import Reply, Service, Tls
 
-Stack = Any  # conftest.Stack, a module that cannot be imported from beside another conftest
-
+Stack = Any  # conftest.Stack; there are several modules of that name, so none is imported here
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -15,6 +15,8 @@ from registry_support import Ask, Registry, put_key
 
 from support import Reply
 
+pytest_plugins = ("registry_fixtures",)
+
 OFFICIAL = "io.modelcontextprotocol.registry/official"
 PUBLISHER = "io.modelcontextprotocol.registry/publisher-provided"
 SCHEMA = "https://static.modelcontextprotocol.io/schemas/2025-12-11/server.schema.json"

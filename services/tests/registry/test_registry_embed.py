@@ -22,6 +22,8 @@ from mcpstack.registry.embed import Embedder, EmbeddingError, Index
 from mcpstack.registry.search import Searcher
 from mcpstack.registry.store import ServerSpec, Store
 
+pytest_plugins = ("registry_fixtures",)
+
 pytestmark = pytest.mark.anyio
 
 KEY = "k" * 32

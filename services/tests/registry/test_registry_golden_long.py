@@ -19,6 +19,8 @@ from mcpstack.registry.embed import Embedder, Index
 from mcpstack.registry.search import Searcher
 from mcpstack.registry.store import Store
 
+pytest_plugins = ("registry_fixtures",)
+
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 MODEL = "all-minilm-l6-v2"

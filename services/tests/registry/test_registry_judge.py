@@ -13,6 +13,8 @@ from registry_support import Ask, Registry
 
 import support
 
+pytest_plugins = ("registry_fixtures",)
+
 PATHS = {
     "/health": {"get"},
     "/live": {"get"},

@@ -17,6 +17,8 @@ import support
 from mcpstack.registry.store import Store
 from support import Reply
 
+pytest_plugins = ("registry_fixtures",)
+
 HOSTILE = "'; DROP TABLE registry.tool; -- \" \\ %s $1 {} \u202e\u200b end"
 
 

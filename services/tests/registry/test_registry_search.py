@@ -14,6 +14,8 @@ from mcpstack.registry import definitions
 from mcpstack.registry.search import Searcher
 from mcpstack.registry.store import ServerSpec, Store
 
+pytest_plugins = ("registry_fixtures",)
+
 pytestmark = pytest.mark.anyio
 
 

@@ -16,6 +16,8 @@ from mcpstack.registry import definitions
 from mcpstack.registry import store as module
 from mcpstack.registry.store import Call, ConflictError, NotFoundError, ServerSpec, Store
 
+pytest_plugins = ("registry_fixtures",)
+
 pytestmark = pytest.mark.anyio
 
 HOSTILE = "'; DROP TABLE registry.tool; -- \" \\ %s $1 {} | & ! <-> :* \u202e\u200b\ud800 end"

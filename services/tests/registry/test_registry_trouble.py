@@ -18,6 +18,8 @@ from mcpstack.common.errors import ApiError
 from mcpstack.registry.service import DatabaseError
 from support import Reply
 
+pytest_plugins = ("registry_fixtures",)
+
 
 def error(reply: Reply) -> tuple[int, str]:
     return reply.status, reply.code

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 
@@ -16,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.health:
         from mcpstack import health
 
-        return health.main()
+        return health.main([os.environ.get("REGISTRY_PORT", "8000")])
 
     from mcpstack.common.settings import SettingsError
     from mcpstack.registry import settings

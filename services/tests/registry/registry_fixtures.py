@@ -1,5 +1,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the tests here. A plugin and not a conftest: the tests above import names from theirs."""
+
 from __future__ import annotations
 
 import asyncio
