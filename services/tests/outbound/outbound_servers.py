@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -217,9 +218,9 @@ class Farm:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def raw(self, script: Script, port: int = 0) -> Raw:
+    async def raw(self, script: Script, tls: ssl.SSLContext | None = None) -> Raw:
         raw = Raw(script)
-        server = await asyncio.start_server(raw.handle, "127.0.0.1", port, limit=1 << 20)
+        server = await asyncio.start_server(raw.handle, "127.0.0.1", 0, limit=1 << 20, ssl=tls)
         raw.port = server.sockets[0].getsockname()[1]
         self._stack.callback(server.close)
         return raw

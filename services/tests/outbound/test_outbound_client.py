@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -523,6 +524,37 @@ async def test_a_name_that_becomes_an_inner_address(farm: Farm) -> None:
         "blocked",
         "its address is not allowed: this address is never asked",
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "reason"),
+    [
+        ("localhost", True, None),
+        ("localhost", False, "its certificate is not trusted"),
+        ("mcp-x", True, "its certificate is not trusted"),
+    ],
+)
+async def test_the_name_is_verified_at_the_pinned_address(
+    farm: Farm, tmp_path: Path, host: str, trusted: bool, reason: str | None
+) -> None:
+    """The connection goes to a number; the certificate must still be the one of the name."""
+    files = support.make_tls(tmp_path, None)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(files.cert, files.key)
+    raw = await farm.raw(modern(says(lambda request: result(request, TEXT))), tls)
+
+    async def lookup(name: str, port: int, family: int) -> list[tuple[int, str]]:
+        return [(2, "127.0.0.1")]
+
+    context = ssl.create_default_context(cafile=str(files.ca) if trusted else None)
+    upstream = await farm.upstream(ssrf.parse(f"127.0.0.1, {host}"), lookup=lookup, ssl=context)
+    server = at(f"https://{host}:{raw.port}/mcp")
+    if reason is None:
+        assert (await upstream.call_tool(server, "t", {})).result == TEXT
+    else:
+        with pytest.raises(UpstreamError, match=reason):
+            await upstream.call_tool(server, "t", {})
+        assert raw.requests == []
 
 
 async def broken(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
