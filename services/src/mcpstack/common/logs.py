@@ -44,8 +44,21 @@ class JsonFormatter(logging.Formatter):
         }
         line.update({key: value for key, value in vars(record).items() if key not in _PLAIN and value is not None})
         if record.exc_info and record.exc_info[0] is not None:
-            line["error"] = "".join(traceback.format_exception(*record.exc_info))[-4000:]
+            line["error"] = _trace(record.exc_info[1])[-4000:]
         return redact(json.dumps(line, default=str, ensure_ascii=False))
+
+
+def _trace(error: BaseException | None) -> str:
+    """Where it happened and what kind of error it was. Not its message, which may quote what a client sent."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        code = getattr(error, "sqlstate", None) or (error.strerror if isinstance(error, OSError) else None)
+        parts.append("".join(traceback.format_tb(error.__traceback__)) + kind + (f" ({code})" if code else ""))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\nwhile handling:\n".join(parts)
 
 
 def configure(level: str) -> None:

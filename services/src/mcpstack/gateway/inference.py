@@ -17,6 +17,7 @@ from mcpstack.common.errors import ApiError
 from mcpstack.gateway import bodies
 from mcpstack.gateway.admission import entering, estimate
 from mcpstack.gateway.cache import Again
+from mcpstack.gateway.content import conversation
 from mcpstack.gateway.endpoints import BY_PATH, Endpoint
 from mcpstack.gateway.proxy import Answer, send_error
 from mcpstack.gateway.service import Gateway
@@ -61,6 +62,7 @@ class Inference:
             body = bodies.encode(payload)
             guess = estimate(endpoint.path, payload, len(body))
             cached = gateway.cache.name(admission.key, endpoint.path, payload)
+            content = conversation(gateway.settings, payload)
             del raw, payload
             await gateway.pool.require_model(name)
             request.state.log["model"] = name
@@ -72,6 +74,9 @@ class Inference:
                 gateway.metrics.cache.labels(result).inc()
                 if found is not None:
                     await admission.count()
+                    if content is not None:
+                        content.answered(found)
+                        content.write(request.state.request_id, admission.key.kid, name)
                     return Again(found)
             return Answer(
                 gateway,
@@ -82,6 +87,7 @@ class Inference:
                 show_usage=show_usage,
                 reservation=await admission.reserve(name, guess),
                 keep=partial(gateway.cache.put, cached) if cached is not None else None,
+                content=content,
             )
 
 

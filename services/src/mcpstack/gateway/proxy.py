@@ -22,6 +22,7 @@ from pydantic_core import from_json, to_json
 from starlette.types import Message, Receive, Scope, Send
 
 from mcpstack.common.errors import ApiError
+from mcpstack.gateway.content import Conversation
 from mcpstack.gateway.dialects import Dialect
 from mcpstack.gateway.endpoints import Endpoint
 from mcpstack.gateway.pool import Lease
@@ -100,8 +101,9 @@ class Answer:
         show_usage: bool,
         reservation: Reservation,
         keep: Callable[[bytes], None] | None = None,
+        content: Conversation | None = None,
     ) -> None:
-        """`keep` gets a whole answer that may be given again."""
+        """`keep` gets a whole answer that may be given again, `content` what is said, where that is to be logged."""
         self._gateway = gateway
         self._endpoint = endpoint
         self._dialect: Dialect = endpoint.dialect
@@ -111,6 +113,7 @@ class Answer:
         self._show_usage = show_usage
         self._reservation = reservation
         self._keep = keep
+        self._content = content
         self._request_id = self._kid = ""
         self._route = ""
         self._began = 0.0
@@ -153,6 +156,8 @@ class Answer:
             self._gateway.answers.discard(task)
             self._let_go()
             self._account()
+            if self._content is not None:
+                self._content.write(self._request_id, self._kid, self._model)
 
     async def _watch(self, receive: Receive, task: asyncio.Task[Any]) -> None:
         while True:
@@ -293,6 +298,8 @@ class Answer:
         self._account()
         if self._keep is not None:
             self._keep(body)
+        if self._content is not None:
+            self._content.answered(body)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         self._started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -386,6 +393,8 @@ class Answer:
         ends = last and problem is None
         if ends:
             self._account()
+        if self._content is not None:
+            self._content.streamed(ready)
         if ready or ends:
             self._sending = True
             await send({"type": "http.response.body", "body": ready, "more_body": not ends})

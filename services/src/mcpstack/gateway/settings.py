@@ -29,6 +29,9 @@ class Settings:
         "production", s.choice("development", "staging", "production"), "What kind of installation this is"
     )
     log_level: str = setting("info", s.choice("debug", "info", "warning", "error"), "Least serious level logged")
+    log_content: str = setting(
+        "off", s.choice("off", "redacted", "full"), "What people say in the log: not, without what has a form, as it is"
+    )
     host: str = setting("0.0.0.0", s.host, "Address to listen on")  # noqa: S104 - inside its own container
     port: int = setting("8000", s.whole(1, 65535), "Port to listen on")
 
@@ -118,6 +121,9 @@ def load(environ: Mapping[str, str] | None = None) -> tuple[Settings, Secrets]:
         problems.append(
             Problem("GATEWAY_CORS_ORIGINS", "'*' lets every web site call the API.", "Name the origins in production.")
         )
+    if values.log_content == "full" and values.environment == "production":
+        what = "'full' writes what people say into the log, with their keys and addresses."
+        problems.append(Problem("GATEWAY_LOG_CONTENT", what, "Set it to redacted or off in production."))
     try:
         runnerspec.read(values)
     except SettingsError as error:
