@@ -360,6 +360,9 @@ class Cable:
             writer.transport.abort()
             return
         self._writers.add(other_writer)
+        if self._server is None:  # pulled out while this connection was being made
+            writer.transport.abort()
+            other_writer.transport.abort()
         await asyncio.gather(self._pump(reader, other_writer), self._pump(other_reader, writer))
         self._writers -= {writer, other_writer}
 
