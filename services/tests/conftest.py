@@ -5,25 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import support
-from mcpstack.admin import keystore, settings
-from mcpstack.admin.context import Context
-from mcpstack.common import apikey
-from support import Cable, Gateway, Loop, Postgres, Runner, Service, Tls, Valkey
-
-
-@dataclass
-class Stack:
-    loop: Loop
-    tls: Tls
-    postgres: Postgres
-    valkey: Valkey
-    runner: Runner
+from support import Cable, Gateway, Launch, Loop, Runner, Stack, put_key
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +30,6 @@ def stack() -> Iterator[Stack]:
             yield Stack(loop, tls, pg, vk, runner)
         runner.stop()
         loop.close()
-
-
-Launch = Callable[..., Gateway]
 
 
 @pytest.fixture
@@ -109,26 +93,6 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     running = support.start_gateway(env, folder / "gateway.log")
     yield running
     assert running.stop() == 0
-
-
-def put_key(
-    service: Service,
-    *,
-    name: str = "test",
-    scopes: str = "chat,embeddings,models",
-    expires_at: str | None = None,
-    cache: bool = False,
-    **limits: int | None,
-) -> str:
-    """What `mcpstack-admin keys put` does, without the start of a process; `limits`: rpm, concurrency, tpm, ..."""
-    key = support.make_key()
-    context = Context(*settings.load(service.env))
-    want = keystore.wanted(name, scopes, expires_at, cache, **limits)
-    with context.connect() as conn, conn.transaction():
-        parsed = apikey.parse(key)
-        assert parsed is not None
-        assert keystore.put(conn, parsed, want, context.secrets.pepper.read(), check=False)["changed"] is True
-    return key
 
 
 @pytest.fixture(scope="session")

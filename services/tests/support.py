@@ -32,6 +32,9 @@ import psycopg
 import trustme
 from aiohttp import web
 
+from mcpstack.admin import keystore
+from mcpstack.admin import settings as admin_settings
+from mcpstack.admin.context import Context
 from mcpstack.common import apikey, migrate
 
 MODEL_KEY = "model-key-" + "m" * 32
@@ -760,3 +763,38 @@ def start_service(
 
 def start_gateway(env: dict[str, str], log: Path, until: tuple[str, ...] = ("ready",)) -> Gateway:
     return start_service("mcpstack.gateway", env, log, port="GATEWAY_PORT", until=until, kind=Gateway)
+
+
+# What every test is given
+
+
+@dataclass
+class Stack:
+    loop: Loop
+    tls: Tls
+    postgres: Postgres
+    valkey: Valkey
+    runner: Runner
+
+
+Launch = Callable[..., Gateway]
+
+
+def put_key(
+    service: Service,
+    *,
+    name: str = "test",
+    scopes: str = "chat,embeddings,models",
+    expires_at: str | None = None,
+    cache: bool = False,
+    **limits: int | None,
+) -> str:
+    """What `mcpstack-admin keys put` does, without the start of a process; `limits`: rpm, concurrency, tpm, ..."""
+    key = make_key()
+    context = Context(*admin_settings.load(service.env))
+    want = keystore.wanted(name, scopes, expires_at, cache, **limits)
+    with context.connect() as conn, conn.transaction():
+        parsed = apikey.parse(key)
+        assert parsed is not None
+        assert keystore.put(conn, parsed, want, context.secrets.pepper.read(), check=False)["changed"] is True
+    return key

@@ -22,11 +22,10 @@ from typing import Any
 import pytest
 
 import support
-from conftest import Launch, Stack
 from mcpstack.admin import __main__ as command
 from mcpstack.admin.settings import PREFIX, Settings
 from mcpstack.common import audit, migrate
-from support import Gateway
+from support import Gateway, Launch, Stack
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 import support
-from conftest import Launch, Stack
 from mcpstack.common import audit, database
 from mcpstack.common.audit import AuditLog
 from mcpstack.common.secretfile import SecretFile, login
-from support import Cable
+from support import Cable, Launch, Stack
 from test_keys import until
 
 Rows = list[tuple[Any, ...]]

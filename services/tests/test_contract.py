@@ -14,13 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import support
-from conftest import Launch, Stack
 from mcpstack.common.errors import CATALOGUE
 from mcpstack.gateway.endpoints import ENDPOINTS
 from mcpstack.gateway.metrics import Metrics
 from mcpstack.gateway.settings import PREFIX, Settings
 from modelserver import ModelServer
-from support import Gateway
+from support import Gateway, Launch, Stack
 
 README = (support.ROOT / "README.md").read_text()
 

@@ -12,9 +12,8 @@ import openai
 import pytest
 
 import support
-from conftest import Stack, put_key
 from modelserver import ModelServer
-from support import Gateway, Reply
+from support import Gateway, Reply, Stack, put_key
 
 QUESTION = [{"role": "user", "content": "hello"}]
 ORIGIN = "https://app.example.org"

@@ -17,13 +17,12 @@ from typing import Any
 import pytest
 
 import support
-from conftest import Stack
 from mcpstack.admin import keystore
 from mcpstack.common import apikey, keys
 from mcpstack.common.errors import ApiError
 from mcpstack.common.keys import KeyStore
 from mcpstack.common.secretfile import Login, Peppers, SecretFile, login, peppers
-from support import Cable
+from support import Cable, Stack
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 import support
-from conftest import Launch, Stack
 from mcpstack.common import migrate
+from support import Launch, Stack
 
 ONE, TWO = migrate.Migration(1, "one", "SELECT 1"), migrate.Migration(2, "two", "SELECT 2")
 

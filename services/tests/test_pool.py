@@ -19,13 +19,12 @@ from typing import Any
 import pytest
 
 import support
-from conftest import Stack, put_key
 from mcpstack.common.errors import ApiError
 from mcpstack.common.secretfile import SecretFile, model_key
 from mcpstack.gateway.runner import Runner
 from mcpstack.gateway.runnerspec import RunnerSpec
 from modelserver import ModelServer
-from support import Cable, Gateway
+from support import Cable, Gateway, Stack, put_key
 
 Lay = Callable[[int], Cable]
 

@@ -12,8 +12,7 @@ import openai
 import pytest
 
 import support
-from conftest import Stack
-from support import Gateway
+from support import Gateway, Stack
 
 
 def test_health_ready_and_metrics_need_no_key(gateway: Gateway) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import support
-from conftest import Launch, Stack
-from support import Cable, Gateway, Reply, Runner
+from support import Cable, Gateway, Launch, Reply, Runner, Stack
 
 Lay = Callable[[int], Cable]
 NewKey = Callable[..., str]

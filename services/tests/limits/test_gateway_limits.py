@@ -20,9 +20,8 @@ import pytest
 from valkey import Valkey as Client
 
 import support
-from conftest import Launch, Stack
 from mcpstack.common import apikey
-from support import Gateway, Reply
+from support import Gateway, Launch, Reply, Stack
 
 NewKey = Callable[..., str]
 

@@ -22,7 +22,6 @@ from limits_support import Settings, kid, limiter, places, record, replicas, sto
 from valkey import Valkey as Client
 
 import support
-from conftest import Stack
 from mcpstack.common import limits_script
 from mcpstack.common.limits import (
     CONCURRENCY,
@@ -39,6 +38,7 @@ from mcpstack.common.limits import (
 )
 from mcpstack.common.secretfile import SecretFile, password
 from mcpstack.common.valkey import FAILURES, AnswerError, Link, reason
+from support import Stack
 
 MANY = 10**6
 

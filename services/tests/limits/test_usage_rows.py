@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from limits_support import kid
 
 import support
-from conftest import Stack
 from mcpstack.common.errors import ApiError
 from mcpstack.common.limits import Period, Totals
 from mcpstack.common.secretfile import SecretFile, login
 from mcpstack.gateway.usage import Row, Sums, Usage, day_of, number_of
+from support import Stack
 
 TODAY = number_of(date(2026, 11, 21))
 

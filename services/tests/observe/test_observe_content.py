@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 import support
-from conftest import Launch
 from mcpstack.common.settings import SettingsError
 from mcpstack.gateway import settings
-from support import Gateway
+from support import Gateway, Launch
 
 CANARY = "kanarienvogel"
 NewKey = Callable[..., str]

@@ -13,9 +13,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 import support
-from conftest import Stack
 from mcpstack.admin import dead_letters, settings
 from mcpstack.admin.context import Context, InputError
+from support import Stack
 
 
 class Desk:

@@ -14,8 +14,7 @@ import pytest
 from worker_support import Bench
 
 import support
-from conftest import Stack, put_key
-from support import Gateway, Reply
+from support import Gateway, Reply, Stack, put_key
 
 KINDS = ["health_check", "model_cache", "registry_sync", "vector_index"]
 

@@ -20,8 +20,7 @@ import pytest
 from worker_support import Bench, bench
 
 import support
-from conftest import Stack
-from support import Postgres, Service
+from support import Postgres, Service, Stack
 
 __all__ = ["bench"]
 

@@ -12,8 +12,8 @@ import pytest
 from worker_support import Bench, bench, lines
 
 import support
-from conftest import Stack
 from mcpstack.worker.tasks import KINDS
+from support import Stack
 
 __all__ = ["bench"]
 

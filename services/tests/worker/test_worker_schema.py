@@ -14,9 +14,9 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from conftest import Stack
 from mcpstack.worker.payloads import BY_USERS
 from mcpstack.worker.tasks import KINDS
+from support import Stack
 
 # What the catalogue says of every object, the functions' search path aside.
 _CATALOGUE = """

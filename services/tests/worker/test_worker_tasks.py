@@ -20,7 +20,6 @@ from aiohttp import web
 from psycopg_pool import AsyncConnectionPool
 
 import support
-from conftest import Stack
 from mcpstack.registry.store import Store
 from mcpstack.worker import payloads, settings
 from mcpstack.worker.kinds import PermanentError, TaskError, Work
@@ -35,6 +34,7 @@ from mcpstack.worker.tasks import (
     usage_rollup,
     vector_index,
 )
+from support import Stack
 
 
 class Embeddings(support.Runner):

@@ -15,8 +15,7 @@ import psycopg
 import pytest
 
 import support
-from conftest import Stack
-from support import Service
+from support import Service, Stack
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("effect", "poison", "fail", "never", "stumble", "stubborn", "block", "limited", "leave", "angry", "often")
