@@ -32,6 +32,9 @@ print(next(line.split()[1] for line in text.splitlines() if line.startswith('lla
 """
 
 
+MCP_VERSION = "2026-07-28"
+
+
 class Platform:
     """A deployed platform, as a client and as whoever holds its plug."""
 
@@ -95,7 +98,9 @@ class Platform:
         connection.sock = self.context.wrap_socket(raw, server_hostname=self.options.name)
         return connection
 
-    def ask(self, method: str, path: str, body: object = None, key: str | None = None) -> tuple[int, dict, dict, float]:
+    def ask(
+        self, method: str, path: str, body: object = None, key: str | None = None, more: dict[str, str] | None = None
+    ) -> tuple[int, dict, dict, float]:
         """(status, headers, JSON body, seconds) of one request."""
         connection = self.connect()
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
@@ -103,6 +108,7 @@ class Platform:
             "Host": self.options.name,
             "Content-Type": "application/json",
             "Authorization": f"Bearer {key or self.key}",
+            **(more or {}),
         }
         started = time.monotonic()
         with contextlib.suppress(
@@ -129,6 +135,39 @@ class Platform:
         }
         return self.ask("POST", "/v1/chat/completions", body)
 
+    def tools(self) -> tuple[int, dict]:
+        """The list of MCP tools, in the stateless protocol."""
+        meta = {
+            "io.modelcontextprotocol/protocolVersion": MCP_VERSION,
+            "io.modelcontextprotocol/clientInfo": {"name": "trouble", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+        headers = {
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": MCP_VERSION,
+            "Mcp-Method": "tools/list",
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}}
+        status, _headers, answer, _seconds = self.ask("POST", "/mcp", body, more=headers)
+        return status, answer
+
+    def task(self, body: dict) -> str:
+        """The id of a new task."""
+        status, _headers, answer, _seconds = self.ask("POST", "/v1/tasks", body)
+        self.promise(f"a task {body['type']} is taken: 202", status == 202 and bool(answer.get("id")), (status, answer))
+        return str(answer.get("id"))
+
+    def task_ends(self, number: str, limit: float = 60) -> str:
+        """How a task ended, or what it is doing after so many seconds."""
+        started = time.monotonic()
+        state = "unknown"
+        while time.monotonic() - started < limit:
+            state = str(self.ask("GET", f"/v1/tasks/{number}")[2].get("status"))
+            if state in ("succeeded", "failed", "cancelled"):
+                break
+            time.sleep(0.2)  # between two looks
+        return state
+
     def busy_slots(self) -> float:
         """Requests the model server is working on."""
         return float(self.docker("exec", self.container("gateway"), "/usr/bin/python3.13", "-c", BUSY))
@@ -149,8 +188,10 @@ def model_away(p: Platform) -> None:
         p.promise("... a reason and a suggestion", bool(error.get("message") and error.get("suggestions")), error)
         p.promise("... and when to come back", headers.get("retry-after", "").isdigit(), headers)
         p.promise("... and no address from inside", "model-runner:" not in json.dumps(body), body)
-        status, *_rest = p.ask("GET", "/health")
-        p.promise("... while the gateway itself stays up", status == 200, status)
+        state = p.docker("inspect", "-f", "{{.State.Health.Status}}", p.container("gateway"))
+        p.promise("... while the gateway itself stays healthy", state == "healthy", state)
+        status, body = p.tools()
+        p.promise("... and tools are listed all the same", status == 200, (status, body))
     status, _headers, body, _seconds = p.chat()
     p.promise("model server back: answers again, nobody did anything", status == 200, (status, body))
 
@@ -205,6 +246,8 @@ def limiter_away(p: Platform) -> None:
         status, _headers, body, seconds = p.chat()
         p.promise("rate limiter frozen: requests go on", status == 200, (status, body))
         p.promise("... without a long wait", seconds < 2, f"{seconds:.1f} s")
+        status, body = p.tools()
+        p.promise("... at the registry, too", status == 200, (status, body))
 
 
 def gateway_away(p: Platform) -> None:
@@ -218,6 +261,35 @@ def gateway_away(p: Platform) -> None:
     # docker kill counts as a stop by hand, so the restart policy leaves it to us: the crash is simulated from inside below.
     p.docker("start", p.container("gateway"))
     p.wait_healthy("gateway")
+
+
+def registry_away(p: Platform) -> None:
+    with p.without("registry", "stop -t 20", "start"):
+        status, body = p.tools()
+        p.promise("registry down: 503 at /mcp", status == 503, (status, body))
+        p.promise("... in the API's own shape", bool(error_of(body).get("code")), body)
+        p.promise("... while completions go on", p.chat()[0] == 200, "refused")
+    status, body = p.tools()
+    p.promise("registry back: tools are listed again", status == 200 and "result" in body, (status, body))
+
+
+def worker_away(p: Platform) -> None:
+    with p.without("worker", "stop -t 30", "start"):
+        number = p.task({"type": "model_cache", "payload": {"full": True}})
+        state = str(p.ask("GET", f"/v1/tasks/{number}")[2].get("status"))
+        p.promise("worker down: the task waits", state == "queued", state)
+    state = p.task_ends(number)
+    p.promise("worker back: the task is done, nobody did anything", state == "succeeded", state)
+
+
+def worker_dies(p: Platform) -> None:
+    """Killed by the kernel, as when it uses too much memory; the engine starts it again."""
+    pid = p.docker("inspect", "-f", "{{.State.Pid}}", p.container("worker"))
+    numbers = [p.task({"type": "model_cache", "payload": {"full": True, "warm_up": False}}) for _unused in range(3)]
+    subprocess.run(["docker", "exec", p.options.host, "kill", "-9", pid], check=True)
+    states = [p.task_ends(number, 120) for number in numbers]
+    p.promise("worker killed with work in hand: all of it is done", states == ["succeeded"] * 3, states)
+    p.wait_healthy("worker")
 
 
 def process_dies(p: Platform) -> None:
@@ -268,6 +340,9 @@ def main() -> int:
         database_away,
         limiter_away,
         gateway_away,
+        registry_away,
+        worker_away,
+        worker_dies,
         process_dies,
         too_much,
         model_slow,

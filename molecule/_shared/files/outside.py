@@ -76,6 +76,23 @@ def main() -> int:
     )
     status, _headers, body = ask("POST", "/v1/chat/completions", {**CHAT, "model": "no-such-model"})
     promise("an unknown model is 404", status == 404, (status, body[:300]))
+    for path in ("/v1/usage", "/v1/tasks", "/registry/v1/tools", "/registry/v1/servers"):
+        status, _headers, body = ask("GET", path)
+        promise(f"{path} is answered for a key", status == 200, (status, body[:300]))
+        status, _headers, body = ask("GET", path, key=None)
+        promise(f"{path} is 401 without one", status == 401, (status, body[:300]))
+    for path in (
+        "/metrics",
+        "/health",
+        "/ready",
+        "/docs",
+        "/openapi.json",
+        "/registry/metrics",
+        "/registry/docs",
+        "/registry",
+    ):
+        status, _headers, body = ask("GET", path)
+        promise(f"{path} is not there", status == 404, (status, body[:300]))
     status, _headers, body = ask("POST", "/v1/chat/completions", b"{broken")
     promise("bad JSON is 400", status == 400, (status, body[:300]))
     for path in ("/metrics", "/ready", "/admin", "/internal"):
