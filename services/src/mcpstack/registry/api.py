@@ -16,10 +16,11 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AwareDatetime, BaseModel, BeforeValidator
 from pydantic.json_schema import models_json_schema
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from mcpstack import __version__
@@ -29,6 +30,7 @@ from mcpstack.registry import definitions, execute, mcp_endpoint, schemas, store
 from mcpstack.registry.client import RpcError
 from mcpstack.registry.observe import observe
 from mcpstack.registry.principal import ADMIN, CALL, READ, Principal
+from mcpstack.registry.search import Hit
 from mcpstack.registry.service import Registry
 from mcpstack.registry.store import ConflictError, NotFoundError
 
@@ -79,9 +81,9 @@ def create_app(registry: Registry) -> ASGIApp:
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unexpected)
     app.state.registry = registry
-    app.state.routers = (operation(registry), servers(registry), tools(registry), catalogue(registry))
-    for routes in app.state.routers:
-        app.include_router(routes)
+    # Not include_router, which looks at every route twice for each request. What is asked most comes first.
+    for routes in (tools(registry), servers(registry), catalogue(registry), operation(registry)):
+        app.router.routes.extend(routes.routes)
     mcp_endpoint.add_routes(app, registry.mcp)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return observe(app, registry)
@@ -362,21 +364,13 @@ def tools(registry: Registry) -> APIRouter:
         await _admit(registry, request, READ)
         body = await _body(registry, request, schemas.FindRequest)
         result = await registry.tools.find(body.query, body.limit, body.server)
-        data = [
-            schemas.FoundTool(
-                server=hit.server,
-                name=hit.name,
-                public_name=hit.public_name,
-                title=hit.title,
-                description=hit.description,
-                inputSchema=hit.input_schema,
-                outputSchema=hit.output_schema,
-                annotations=hit.annotations,
-                score=round(hit.score, 6),
-            )
-            for hit in result.hits
-        ]
-        return _reply(schemas.Found(mode=result.mode, reason=result.reason, data=data))
+        found = {
+            "object": "list",
+            "mode": result.mode,
+            "reason": result.reason,
+            "data": [_hit(hit) for hit in result.hits],
+        }
+        return Response(to_json(found), media_type="application/json")
 
     @routes.get("/v1/tools/{server}/{name}", openapi_extra=_SECURITY, **_answers(schemas.Tool, *_READS, 404))
     async def get_tool(request: Request, server: ServerId, name: ToolName) -> Response:
@@ -441,6 +435,21 @@ def tools(registry: Registry) -> APIRouter:
         return _reply(reply)
 
     return routes
+
+
+def _hit(hit: Hit) -> dict[str, Any]:
+    """As schemas.FoundTool has it; built by hand, because this is the route that is asked most."""
+    return {
+        "server": hit.server,
+        "name": hit.name,
+        "public_name": hit.public_name,
+        "title": hit.title,
+        "description": hit.description,
+        "inputSchema": hit.input_schema,
+        "outputSchema": hit.output_schema,
+        "annotations": hit.annotations,
+        "score": round(hit.score, 6),
+    }
 
 
 def _definition(name: str, body: schemas.ToolRequest) -> definitions.Definition:
@@ -603,12 +612,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> list[str]:
     """What is possible at this path; Starlette says what the first of its routes takes, and there may be several."""
-    app: FastAPI = request.app
     scope = {"type": "http", "path": request.scope["path"], "method": "", "path_params": {}}
-    found = {"GET"} if request.scope["path"] == "/metrics" else set()
-    for route in (route for routes in app.state.routers for route in routes.routes):
-        if route.matches(scope)[0] != Match.NONE:
-            found |= route.methods
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE:
+            found |= route.methods or set()
     return sorted(found)
 
 
