@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from mcpstack.common import apikey, database, migrate
+from mcpstack.common import apikey, database, migrate, tracing
 from mcpstack.common.errors import ApiError
 from mcpstack.common.secretfile import Login, Peppers, SecretError, SecretFile
 
@@ -247,7 +247,8 @@ class KeyStore:
         fresh = entry.read_at > self._fresh_since and now - entry.read_at < self._settings.key_cache_seconds
         if secret is None or not fresh:
             try:
-                entry = await self._ask(parsed.kid, self._unknown if secret is None else self._known)
+                with tracing.span("SELECT gateway.api_key", "client", db__system__name="postgresql"):
+                    entry = await self._ask(parsed.kid, self._unknown if secret is None else self._known)
                 secret = self._match(entry, digests)
             except UnavailableError:
                 if secret is None or now - entry.read_at >= self._settings.key_grace_seconds:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
+from mcpstack.common import tracing
 from mcpstack.common.errors import ApiError
 from mcpstack.common.limits_script import LIMITS
 from mcpstack.common.valkey import FAILURES, AnswerError, Link, Script, ValkeySettings
@@ -220,7 +221,8 @@ class Limiter:
         if want and not limits.concurrency:
             raise ValueError("tokens are reserved by a lease, and a lease needs a limit on concurrency")
         name = f"{self._name}.{next(self._numbers)}"
-        verdict = await self._together(kid, limits, need, want, name)
+        with tracing.span("EVALSHA limits", "client", db__system__name="valkey"):
+            verdict = await self._together(kid, limits, need, want, name)
         if verdict is None:
             verdict = await self._alone(kid, limits, need, want)
         if verdict.code or not limits.concurrency:

@@ -9,12 +9,16 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcpstack.common import tracing
 from mcpstack.common.errors import ApiError
 from mcpstack.common.metrics import HttpMetrics
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 QUIET = frozenset(("/health", "/live", "/ready", "/metrics"))
 _METHODS = frozenset(("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"))
@@ -62,18 +66,29 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        route = self._route_of(scope["path"])
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        if route in QUIET or not tracing.on():
+            await self._serve(scope, receive, send, route, method, None)
+            return
+        with tracing.server(scope["headers"], f"{method} {route}") as span:
+            await self._serve(scope, receive, send, route, method, span)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, route: str, method: str, span: Span | None
+    ) -> None:
         began = time.monotonic()
         service, metrics, log = self._service, self._service.metrics, self._log
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given.decode("ascii") if _REQUEST_ID.match(given) else "req_" + secrets.token_hex(12)
         path = scope["path"]
-        route = self._route_of(path)
-        method = scope["method"] if scope["method"] in _METHODS else "other"
         state = scope.setdefault("state", {})
         extra: list[tuple[bytes, bytes]] = []
         fields: dict[str, object] = {}
         state.update(request_id=request_id, route=route, began=began, headers=extra, log=fields)
         status = 0
+        if span is not None:
+            fields["trace_id"] = tracing.trace_id(span)
 
         async def observed(message: Message) -> None:
             nonlocal status
@@ -112,6 +127,8 @@ class Observe:
             took = time.monotonic() - began
             label = str(status or 499)
             metrics.answered(route, method, label, took, fields)
+            if span is not None:
+                _describe(span, route, method, status, request_id, fields)
             level = logging.DEBUG if route in QUIET and status < 500 else logging.INFO
             if log.isEnabledFor(level):
                 log.log(
@@ -126,3 +143,18 @@ class Observe:
                         **fields,
                     },
                 )
+
+
+def _describe(span: Span, route: str, method: str, status: int, request_id: str, fields: dict[str, object]) -> None:
+    span.set_attributes(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status or 499,
+            "mcpstack.request_id": request_id,
+        }
+    )
+    if "kid" in fields:
+        span.set_attribute("mcpstack.key", str(fields["kid"]))
+    if status >= 500 or "code" in fields:
+        tracing.failed(span, fields.get("code", status), status >= 500)

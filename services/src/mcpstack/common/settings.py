@@ -135,6 +135,20 @@ def base_url(raw: str) -> str:
     return raw.rstrip("/")
 
 
+def optional_url(raw: str) -> str:
+    return base_url(raw) if raw else ""
+
+
+def share(raw: str) -> float:
+    try:
+        value = float(raw) if raw.isascii() else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError("a number from 0 to 1")
+    return value
+
+
 def origins(raw: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(part.strip() for part in raw.split(",") if part.strip()))
     for origin in found:

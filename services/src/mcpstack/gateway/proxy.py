@@ -21,6 +21,7 @@ import aiohttp
 from pydantic_core import from_json, to_json
 from starlette.types import Message, Receive, Scope, Send
 
+from mcpstack.common import tracing
 from mcpstack.common.errors import ApiError
 from mcpstack.gateway.content import Conversation
 from mcpstack.gateway.dialects import Dialect
@@ -29,6 +30,8 @@ from mcpstack.gateway.pool import Lease
 from mcpstack.gateway.runner import NotReachedError, Runner
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from mcpstack.gateway.service import Gateway
 
 log = logging.getLogger(__name__)
@@ -140,7 +143,12 @@ class Answer:
         watcher = asyncio.create_task(self._watch(receive, task))
         self._gateway.answers.add(task)
         try:
-            await self._answer(send)
+            with tracing.span(f"{self._endpoint.path[4:]} {self._model}", gen_ai__request__model=self._model) as span:
+                try:
+                    await self._answer(send)
+                finally:
+                    if span is not None:
+                        self._describe(span)
         except asyncio.CancelledError:
             if self._gone:
                 task.uncancel()
@@ -158,6 +166,17 @@ class Answer:
             self._account()
             if self._content is not None:
                 self._content.write(self._request_id, self._kid, self._model)
+
+    def _describe(self, span: Span) -> None:
+        """As OpenTelemetry's conventions for generative AI call it."""
+        usage = self._usage
+        found = {
+            "gen_ai.usage.input_tokens": usage.prompt,
+            "gen_ai.usage.output_tokens": usage.completion,
+            "gen_ai.server.time_to_first_token": self._first_at - self._began if self._first_at else None,
+            "mcpstack.queue_ms": self._log.get("queue_ms"),
+        }
+        span.set_attributes({name: value for name, value in found.items() if value is not None})  # type: ignore[misc]
 
     async def _watch(self, receive: Receive, task: asyncio.Task[Any]) -> None:
         while True:

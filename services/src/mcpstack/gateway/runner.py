@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
+from mcpstack.common import tracing
 from mcpstack.common.errors import ApiError
 from mcpstack.common.secretfile import SecretError
 from mcpstack.gateway.runnerspec import RunnerSpec
@@ -72,6 +73,7 @@ class Runner:
         self.look = asyncio.Event()  # set: check its health now
         # What it does
         self.in_flight = 0
+        self._named = {"mcpstack__runner": spec.name}
         self.reconnects = self.moved = 0  # requests sent again: to it, and to another one instead
         self.chosen_at = 0
         host = re.escape(urlsplit(spec.url).hostname or "")
@@ -140,7 +142,11 @@ class Runner:
         for attempt in (1, 2):
             started = time.monotonic()
             try:
-                answer = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+                with tracing.span(f"{method} {path}", "client", http__request__method=method, **self._named) as span:
+                    tracing.inject(headers)
+                    answer = await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+                    if span is not None:
+                        span.set_attribute("http.response.status_code", answer.status)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if isinstance(error, aiohttp.ClientConnectorError):
                     if attempt == 1:

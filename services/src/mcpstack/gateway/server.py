@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from mcpstack import __version__
-from mcpstack.common import logs
+from mcpstack.common import logs, tracing
 from mcpstack.gateway.api import create_app
 from mcpstack.gateway.service import Gateway
 from mcpstack.gateway.settings import Secrets, Settings
@@ -55,6 +55,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings, secrets: Secrets) -> int:
     logs.configure(settings.log_level)
+    tracing.start("gateway", settings)
     gateway = Gateway(settings, secrets)
     config = uvicorn.Config(
         create_app(gateway),
@@ -77,5 +78,6 @@ def run(settings: Settings, secrets: Secrets) -> int:
         log.warning("every web site may call this gateway: GATEWAY_CORS_ORIGINS is '*'")
     gc.freeze()
     Server(config, gateway).run()
+    tracing.stop()
     log.info("stopped")
     return 3 if gateway.fatal else 0

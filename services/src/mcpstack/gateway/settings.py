@@ -95,6 +95,11 @@ class Settings:
         "200", s.whole(0, 10_000), "Keys with metrics of their own; those after them share a label"
     )
 
+    otlp_endpoint: str = setting(
+        "", s.optional_url, "Base URL of an OpenTelemetry collector (OTLP over HTTP); empty: no traces"
+    )
+    otlp_sample: float = setting("1", s.share, "Share of the traces begun here that are sent")
+
     key_cache_seconds: float = setting("30", s.seconds(0, 3600), "How long a key is trusted without asking Postgres")
     key_grace_seconds: float = setting("300", s.seconds(0, 86400), "How long a known key works while Postgres is away")
     shutdown_grace: float = setting("25", s.seconds(0, 3600), "How long running answers may go on after SIGTERM")

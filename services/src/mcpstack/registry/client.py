@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypedDict, Unpack
 import aiohttp
 
 from mcpstack import __version__
-from mcpstack.common import logs, ssrf
+from mcpstack.common import logs, ssrf, tracing
 from mcpstack.common.secretfile import SecretError, SecretFile
 from mcpstack.registry.sse import Events
 
@@ -421,6 +421,20 @@ class Upstream:
         era: Literal["modern", "legacy"] | None = None,
         found: dict[str, str] | None = None,
     ) -> Answer:
+        named = params.get(_NAMED.get(method, ""))
+        name = f"{method} {named}" if isinstance(named, str) else method
+        with tracing.span(name, "client", mcp__method__name=method, mcpstack__server=peer.server.name):
+            return await self._exchange(peer, method, params, options, era, found)
+
+    async def _exchange(
+        self,
+        peer: _Peer,
+        method: str,
+        params: dict[str, Any],
+        options: Options,
+        era: Literal["modern", "legacy"] | None,
+        found: dict[str, str] | None,
+    ) -> Answer:
         modern = (era or peer.era) == "modern"
         number = next(peer.ids)
         given = params.get("_meta")
@@ -429,6 +443,7 @@ class Upstream:
         token = meta.get("progressToken")
         if token is not None:
             meta["progressToken"] = number
+        tracing.inject(meta)
         headers: Mapping[str, str] = options.get("headers", {})
         if modern:
             meta[_META + "protocolVersion"] = MODERN

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import aiohttp
 from pydantic_core import from_json
 
+from mcpstack.common import tracing
 from mcpstack.common.secretfile import SecretError, SecretFile
 from mcpstack.registry import definitions
 from mcpstack.registry.store import Connection, Pool
@@ -151,6 +152,7 @@ class Embedder:
         timeout = aiohttp.ClientTimeout(total=limit, connect=self._connect_timeout)
         try:
             headers = {"Authorization": f"Bearer {self._key.read()}"} if self._key else {}
+            tracing.inject(headers)
             async with self._session.request(
                 method, self._url + path, json=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from mcpstack import __version__
-from mcpstack.common import logs
+from mcpstack.common import logs, tracing
 from mcpstack.registry.api import create_app
 from mcpstack.registry.service import Registry
 from mcpstack.registry.settings import Secrets, Settings
@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings, secrets: Secrets) -> int:
     logs.configure(settings.log_level)
+    tracing.start("registry", settings)
     registry = Registry(settings, secrets)
     config = uvicorn.Config(
         create_app(registry),
@@ -74,5 +75,6 @@ def run(settings: Settings, secrets: Secrets) -> int:
     log.info("starting", extra={"version": __version__, "environment": settings.environment, "port": settings.port})
     gc.freeze()
     Server(config, registry).run()
+    tracing.stop()
     log.info("stopped")
     return 3 if registry.fatal else 0

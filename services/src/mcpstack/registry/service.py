@@ -16,7 +16,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 from valkey.exceptions import ValkeyError
 
-from mcpstack.common import database
+from mcpstack.common import database, tracing
 from mcpstack.common.audit import AuditLog
 from mcpstack.common.errors import ApiError
 from mcpstack.common.keys import KeyStore, UnavailableError
@@ -92,12 +92,13 @@ class Database:
     @contextlib.asynccontextmanager
     async def _connection(self, limit: float) -> AsyncIterator[Connection]:
         try:
-            async with self._pool.connection() as conn:
-                timer = asyncio.get_running_loop().call_later(limit, _hang_up, conn)
-                try:
-                    yield conn
-                finally:
-                    timer.cancel()
+            with tracing.span("registry database", "client", db__system__name="postgresql"):
+                async with self._pool.connection() as conn:
+                    timer = asyncio.get_running_loop().call_later(limit, _hang_up, conn)
+                    try:
+                        yield conn
+                    finally:
+                        timer.cancel()
         except _DOWN as error:
             self.on_failure()
             log.warning("postgres cannot be used", extra={"reason": database.reason(error)})

@@ -81,6 +81,11 @@ class Settings(McpSettings):
     default_concurrency: int = setting("32", s.whole(1, 100_000), "Requests at once for a key without its own limit")
     replicas: int = setting("1", s.whole(1, 1000), "Registries that share the limits, for the local limiter")
 
+    otlp_endpoint: str = setting(
+        "", s.optional_url, "Base URL of an OpenTelemetry collector (OTLP over HTTP); empty: no traces"
+    )
+    otlp_sample: float = setting("1", s.share, "Share of the traces begun here that are sent")
+
     key_cache_seconds: float = setting("30", s.seconds(0, 3600), "How long a key is trusted without asking Postgres")
     key_grace_seconds: float = setting("300", s.seconds(0, 86400), "How long a known key works while Postgres is away")
     shutdown_grace: float = setting("25", s.seconds(0, 3600), "How long running requests may go on after SIGTERM")
