@@ -205,7 +205,7 @@ def table(schema: dict[str, Any], default: bool = True) -> str:
         given = (
             "**required**" if required else f"`{json.dumps(one['default'])}`" if one.get("default") is not None else ""
         )
-        middle = f" {given} |" if default else ""
+        middle = f" {cell(given)} |" if default else ""
         lines.append(f"| `{name}` | {cell(type_of(one))} |{middle} {cell(one.get('description', ''))} |\n")
     if schema.get("additionalProperties") is True:
         lines.append("\nOther members pass.\n" if default else "\nThere may be other members.\n")
@@ -234,6 +234,7 @@ def api_page(title: str, about: str, service: str, owner: str, prefix: str) -> s
     operations = [
         (path, method.upper(), one) for path, methods in document["paths"].items() for method, one in methods.items()
     ]
+    operations.sort(key=lambda entry: (entry[0], entry[1]))
     public = [entry for entry in operations if "operation" not in entry[2].get("tags", ())]
     for path, method, one in public:
         name = f"{method} {prefix}{path}"
