@@ -133,8 +133,10 @@ def _export(engine: Engine, name: str) -> tuple[_UnixConnection, Callable[[int],
     return connection, response.read
 
 
-def from_engine(audit: Audit, engine: Engine, name: str, settings: Settings, files: Files) -> list[dict]:
-    """Judge an image of an engine, as the engine exports it. Raises DoorError."""
+def from_engine(
+    audit: Audit, engine: Engine, name: str, settings: Settings, files: Files, subject: str = ""
+) -> list[dict]:
+    """Judge an image of an engine, as the engine exports it; ``subject`` is what it is called. Raises DoorError."""
     try:
         if engine.image(name) is None:
             raise DoorError(f"{name}: the engine has no such image; name one of docker image ls")
@@ -153,12 +155,12 @@ def from_engine(audit: Audit, engine: Engine, name: str, settings: Settings, fil
     try:
         images = Archive(read, Budget(settings.budget)).images()
     except TarError as error:
-        _unreadable(audit, name, error)
+        _unreadable(audit, subject or name, error)
         return []
     except (OSError, http.client.HTTPException) as error:
         raise DoorError(f"{name}: the engine broke off while it exported the image ({error!r})") from error
     finally:
         connection.close()
     for image in images:
-        image.names = [name]
-    return _judge(audit, images, name, "", replace(settings, wanted=wanted), files)
+        image.names = [subject or name]
+    return _judge(audit, images, subject or name, "", replace(settings, wanted=wanted), files)
