@@ -36,6 +36,8 @@ FAR = {
         "mcpstack_gateway_budgets": {"tokens_minute": 1, "tokens_month": 10**12},
         "mcpstack_gateway_queue": {"places": 0, "timeout": 600},
         "mcpstack_gateway_cache_seconds": 0,
+        "mcpstack_gateway_log_content": "redacted",
+        "mcpstack_gateway_traces": {"endpoint": "https://otel.example.org:4318/v1", "share": 0.25},
         "mcpstack_gateway_egress": True,
         "mcpstack_gateway_runners": [
             {"name": "own", "url": "http://model-runner:8080", "max_concurrency": 8},
@@ -53,6 +55,7 @@ FAR = {
     "registry": {
         **ALTERNATIVE["registry"],
         "mcpstack_registry_embedding_model": "org/tiny embed",
+        "mcpstack_registry_traces": {"endpoint": "http://otel:4318", "share": 0},
         "mcpstack_registry_summary_model": "org/big",
         "mcpstack_registry_origins": ["https://chat.example.org"],
         "mcpstack_registry_outbound_allow": [
@@ -63,6 +66,7 @@ FAR = {
             "intern.example",
         ],
         "mcpstack_registry_namespace": "org.example.ai",
+        "mcpstack_registry_sets": {"dev": ["git", "time"], "docs": ["git__git_log", "far__Find.it"]},
         "mcpstack_registry_servers": [
             {"id": "time", "url": "http://mcp-time:8000/mcp"},
             {"id": "far", "url": "https://mcp.example.org/mcp", "key_file": "/root/far", "trust": "trusted"},
@@ -135,8 +139,24 @@ def test_model_servers_and_their_keys(role):
     assert spec["networks"] == ["app", "data", "model", "egress"]
 
 
+@pytest.mark.parametrize("given", [False, "off"])
+def test_content_is_not_logged_unless_asked_for(role, given):
+    """Unquoted, YAML reads off as false."""
+    made = spec_of(role, "gateway", {"mcpstack_gateway_log_content": given})
+    assert made["environment"]["GATEWAY_LOG_CONTENT"] == "off"
+
+
+@pytest.mark.parametrize("name", ["gateway", "registry"])
+def test_a_collector_is_a_way_out(role, name):
+    made = spec_of(role, name, {f"mcpstack_{name}_traces": {"endpoint": "https://otel.example.org"}})
+    assert made["networks"][-1] == "egress"
+    assert spec_of(role, name, {f"mcpstack_{name}_traces": {"share": 0.5}})["networks"][-1] == "model"
+
+
 def test_servers_outside_bring_a_way_out_and_their_secrets(role):
-    spec = spec_of(role, "registry", {**FAR["registry"], "mcpstack_registry_oidc_issuers": []})
+    spec = spec_of(
+        role, "registry", {**FAR["registry"], "mcpstack_registry_oidc_issuers": [], "mcpstack_registry_traces": {}}
+    )
     assert spec["networks"][-1] == "egress" and spec["secrets"][-1] == "mcp-server-far"
     inside = {"mcpstack_registry_servers": FAR["registry"]["mcpstack_registry_servers"][:1]}
     assert spec_of(role, "registry", inside)["networks"] == ["app", "data", "model"]
@@ -156,6 +176,18 @@ SERVER = {"id": "a", "url": "https://mcp.example.org/mcp"}
             {"cors_origins": ["*"], "environment": "production"},
             "mcpstack_gateway_cors_origins: * lets every web site call the API: name the origins in production.",
         ),
+        (
+            "gateway",
+            {"log_content": "full", "environment": "production"},
+            "mcpstack_gateway_log_content: full writes what people say into the log, with their keys and addresses: "
+            "use redacted in production.",
+        ),
+        (
+            "gateway",
+            {"traces": {"endpoint": "otel:4318"}},
+            'mcpstack_gateway_traces.endpoint is "otel:4318": write it like https://otel.example.org:4318.',
+        ),
+        ("registry", {"traces": {"share": 1.5}}, "mcpstack_registry_traces.share is 1.5: give a number from 0 to 1."),
         ("gateway", {"budgets": {"tokens_day": -1}}, "mcpstack_gateway_budgets.tokens_day is -1: give a number from 0 to 1000000000000."),
         ("gateway", {"queue": {"timeout": 0}}, "mcpstack_gateway_queue.timeout is 0: give a number from 1 to 600."),
         ("gateway", {"cache_seconds": -1}, "mcpstack_gateway_cache_seconds is -1: give a number from 0 to 604800."),
@@ -224,6 +256,17 @@ SERVER = {"id": "a", "url": "https://mcp.example.org/mcp"}
             "registry",
             {"namespace": "Example"},
             'mcpstack_registry_namespace is "Example": give a domain written backwards, such as org.example.ai.',
+        ),
+        (
+            "registry",
+            {"sets": {"Dev": ["time"]}},
+            'mcpstack_registry_sets: "Dev" is no name: use 1 to 32 small letters, digits and dashes.',
+        ),
+        ("registry", {"sets": {"dev": []}}, "mcpstack_registry_sets.dev is empty: list servers (time) and tools (git__git_log)."),
+        (
+            "registry",
+            {"sets": {"dev": ["a,b"]}},
+            'mcpstack_registry_sets.dev: "a,b" is neither a server (time) nor a tool of one (git__git_log).',
         ),
         ("worker", {"keep": {"usage_days": 61}}, "mcpstack_worker_keep.usage_days is 61: give a number from 62 to 3650."),
         ("worker", {"keep": {"jobs_days": 0}}, "mcpstack_worker_keep.jobs_days is 0: give a number from 1 to 3650."),

@@ -167,7 +167,11 @@ def test_only_the_edge_publishes_and_only_it_has_a_way_out(fragment, role):
 
 @pytest.mark.parametrize(
     ("options", "out"),
-    [({}, False), ({"mcpstack_registry_egress": True}, True), ({"mcpstack_registry_oidc_issuers": ["https://a.example"]}, True)],
+    [
+        ({}, False),
+        ({"mcpstack_registry_egress": True}, True),
+        ({"mcpstack_registry_oidc_issuers": ["https://a.example"]}, True),
+    ],
 )
 def test_the_registry_has_a_way_out_only_when_it_was_asked_for(role, options, out):
     spec = role("registry", mcpstack_registry_image=IMAGE, **options).value("_mcpstack_registry_service")

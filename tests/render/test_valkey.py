@@ -165,7 +165,9 @@ def test_users(role):  # VLK-01
         assert f"#{{sha256:valkey-{name}}}" in found[name]
         assert [word for word in found[name] if word.startswith("~")] == [keys]
     # one limiter serves both
-    assert [word for word in found["gateway"] if word[0] == "+"] == [word for word in found["registry"] if word[0] == "+"]
+    assert [word for word in found["gateway"] if word[0] == "+"] == [
+        word for word in found["registry"] if word[0] == "+"
+    ]
     for name, words in found.items():
         assert "-@all" in words and "resetkeys" in words and "resetchannels" in words
         assert "allcommands" not in words and "+@all" not in words
