@@ -53,7 +53,8 @@ class _Latest(updates.Debian):
 
     def __init__(self, *arguments: str | None):
         super().__init__(*arguments)
-        self._release, self._answers = "", {}
+        self._release = ""
+        self._answers: dict[str, updates.Source] = {}
 
     def judge(self, packages: list[updates.Package], release: dict[str, str]) -> updates.Source:
         """As its parent does."""
