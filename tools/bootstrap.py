@@ -52,7 +52,7 @@ PROGRAMS = {
 # what the proofs in a real browser need, beside the above; only `make test-long` asks for it
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
-# the servers that the tests of services/ start for themselves, on ports of their own
+# the servers that tests start for themselves, on ports of their own, or ask about a configuration
 POSTGRES = "usr/lib/postgresql/*/bin/postgres"
 # Debian 12 has no pgvector: it is built there from the source of Debian 13, pinned by the hash its signed .dsc names
 PGVECTOR = "0.8.0"
@@ -178,11 +178,18 @@ def packages() -> None:
     install(missing_packages(shutil.which, has_venv, KEYRING.exists(), codename()))
 
 
+def server_program(name: str) -> str | None:
+    """Where a program lies; Debian keeps servers where not every user looks."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin")
+
+
 def missing_servers(which: Callable[[str], str | None], has_postgres: bool, codename: str) -> list[str]:
-    """Debian packages of the servers that the tests of services/ start, where they are missing."""
+    """Debian packages of the servers that tests start or ask, where they are missing."""
     packages = [] if has_postgres else ["postgresql"]
     if not any(map(which, ("valkey-server", "redis-server"))):
         packages.append("redis-server" if codename == "bookworm" else "valkey-server")
+    if which("nginx") is None:  # what the audit says of a configuration is held against what nginx says of it
+        packages.append("nginx")
     return packages
 
 
@@ -286,8 +293,8 @@ def venv() -> None:
 
 
 def services() -> None:
-    """What the tests of services/ need, apart from the toolchain: servers, and the services' own pinned libraries."""
-    missing = missing_servers(shutil.which, any(Path("/").glob(POSTGRES)), codename())
+    """What tests need, apart from the toolchain: servers, and the services' own pinned libraries."""
+    missing = missing_servers(server_program, any(Path("/").glob(POSTGRES)), codename())
     if missing:
         with not_started(POLICY) if os.geteuid() == 0 else contextlib.nullcontext():
             install(missing)

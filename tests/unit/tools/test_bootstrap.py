@@ -156,14 +156,14 @@ def test_a_stale_pid_file_goes_and_a_living_dockerd_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("there", "postgres", "codename", "missing"),
     [
-        ((), False, "bookworm", ["postgresql", "redis-server"]),
-        ((), False, "trixie", ["postgresql", "valkey-server"]),
-        (("redis-server",), True, "trixie", []),
-        (("valkey-server",), False, "trixie", ["postgresql"]),
-        ((), True, "bookworm", ["redis-server"]),
+        ((), False, "bookworm", ["postgresql", "redis-server", "nginx"]),
+        (("nginx",), False, "trixie", ["postgresql", "valkey-server"]),
+        (("redis-server", "nginx"), True, "trixie", []),
+        (("valkey-server",), False, "trixie", ["postgresql", "nginx"]),
+        (("nginx",), True, "bookworm", ["redis-server"]),
     ],
 )
-def test_the_servers_that_the_services_tests_start(there, postgres, codename, missing):
+def test_the_servers_that_tests_start_or_ask(there, postgres, codename, missing):
     def which(name):
         return f"/usr/bin/{name}" if name in there else None
 

@@ -17,7 +17,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files imp
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_parse import parse
 
 MAIN = "/etc/nginx/nginx.conf"
-REAL = os.environ.get("NGINX_BINARY") or shutil.which("nginx")
+REAL = os.environ.get("NGINX_BINARY") or shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 
 def tree(text, files=None):
