@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
-from registry_support import Ask, Registry, Stack, environment, put_key, start
+from registry_support import Ask, Registry, environment, put_key, start
 
 import support
 from mcpstack.registry.store import Store
+from support import Stack
 
 
 @pytest.fixture

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import support
-from mcpstack.admin import keystore
-from mcpstack.admin.context import Context
-from mcpstack.admin.settings import load
-from mcpstack.common import apikey
 from mcpstack.registry.search import Searcher
 from mcpstack.registry.store import ServerSpec, Store
-from support import Reply, Service, Tls
+from support import Reply, Service, Stack, Tls
 
-Stack = Any  # conftest.Stack; there are several modules of that name, so none is imported here
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -56,15 +51,7 @@ def start(env: dict[str, str], log: Path, until: tuple[str, ...] = ("ready",)) -
 
 
 def put_key(service: Service, scopes: str, **limits: int | None) -> str:
-    """What `mcpstack-admin keys put` does, without the start of a process."""
-    key = support.make_key()
-    context = Context(*load(service.env))
-    parsed = apikey.parse(key)
-    assert parsed is not None
-    want = keystore.wanted("test", scopes, None, False, **limits)
-    with context.connect() as conn, conn.transaction():
-        keystore.put(conn, parsed, want, context.secrets.pepper.read(), check=False)
-    return key
+    return support.put_key(service, scopes=scopes, **limits)
 
 
 @dataclass

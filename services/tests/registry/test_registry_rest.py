@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from psycopg_pool import AsyncConnectionPool
-from registry_support import Ask, Registry, Stack
+from registry_support import Ask, Registry
 
 import support
 from mcpstack.registry.store import Store
-from support import Reply
+from support import Reply, Stack
 
 pytest_plugins = ("registry_fixtures",)
 

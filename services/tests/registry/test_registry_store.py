@@ -10,11 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg_pool import AsyncConnectionPool
-from registry_support import Stack, tool
+from registry_support import tool
 
 from mcpstack.registry import definitions
 from mcpstack.registry import store as module
 from mcpstack.registry.store import Call, ConflictError, NotFoundError, ServerSpec, Store
+from support import Stack
 
 pytest_plugins = ("registry_fixtures",)
 

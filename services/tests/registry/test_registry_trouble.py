@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from registry_support import Registry, Stack, put_key
+from registry_support import Registry, put_key
 
 import support
 from mcpstack.common import migrate
 from mcpstack.common.errors import ApiError
 from mcpstack.registry.service import DatabaseError
-from support import Reply
+from support import Reply, Stack
 
 pytest_plugins = ("registry_fixtures",)
 
@@ -33,6 +33,23 @@ def test_limits(launch_registry: Callable[..., Registry]) -> None:
     assert replies[2].code == "rate_limit_exceeded"
     assert int(replies[2].headers["retry-after"]) >= 1
     assert replies[0].headers["x-ratelimit-remaining-requests"] == "1"
+
+
+def test_places(launch_registry: Callable[..., Registry]) -> None:
+    registry = launch_registry()
+    key = put_key(registry, "tools:read", concurrency=1)
+    head = f"POST /v1/tools/find HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 14\r\n\r\n{"
+    for ended_by in ("answer", "client"):
+        with socket.create_connection(("127.0.0.1", registry.port), 10) as sock:
+            sock.sendall(head.encode())
+            support.wait_for("the only place is taken", lambda: registry.get("/v1/servers", key).status == 429)
+            assert error(registry.get("/v1/servers", key)) == (429, "concurrency_limit_exceeded")
+            if ended_by == "answer":
+                sock.sendall(b'"query": "x"}')
+                assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        support.wait_for("the place is free", lambda: registry.get("/v1/servers", key).status == 200)
+        assert registry.get("/v1/servers", key).status == 200  # and was given back by the one before
 
 
 def test_without_postgres(

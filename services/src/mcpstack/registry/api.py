@@ -31,7 +31,7 @@ from mcpstack.registry.client import RpcError
 from mcpstack.registry.observe import observe
 from mcpstack.registry.principal import ADMIN, CALL, READ, Principal
 from mcpstack.registry.search import Hit
-from mcpstack.registry.service import Registry
+from mcpstack.registry.service import Places, Registry
 from mcpstack.registry.store import ConflictError, NotFoundError
 
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -86,7 +86,7 @@ def create_app(registry: Registry) -> ASGIApp:
         app.router.routes.extend(routes.routes)
     mcp_endpoint.add_routes(app, registry.mcp)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    return observe(app, registry)
+    return observe(Places(app), registry)
 
 
 async def _admit(registry: Registry, request: Request, scope: str) -> Principal:

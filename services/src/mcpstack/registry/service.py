@@ -10,17 +10,19 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from starlette.types import ASGIApp, Receive, Scope, Send
 from valkey.exceptions import ValkeyError
 
 from mcpstack.common import database, tracing
 from mcpstack.common.audit import AuditLog
 from mcpstack.common.errors import ApiError
 from mcpstack.common.keys import KeyStore, UnavailableError
-from mcpstack.common.limits import Limiter, Limits, refusal
+from mcpstack.common.limits import Lease, Limiter, Limits, refusal
 from mcpstack.common.migrate import MigrationError
 from mcpstack.common.secretfile import SecretError
 from mcpstack.common.valkey import Link
@@ -126,6 +128,27 @@ async def _configure(conn: Connection) -> None:
     # The statements here are few and always the same: planning them anew costs as much as running them.
     await conn.execute(b"SET plan_cache_mode = force_generic_plan")
     await conn.execute(b"SET jit = off")
+
+
+# What the request that is being answered holds of its limits.
+_held: ContextVar[list[Lease]] = ContextVar("held")
+
+
+class Places:
+    """Gives back, at the end of every request, what `admit` took for it: of REST and of MCP alike."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        held: list[Lease] = []
+        token = _held.set(held)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            _held.reset(token)
+            for lease in held:
+                lease.end()
 
 
 class Registry:
@@ -241,9 +264,13 @@ class Registry:
     # Requests
 
     async def admit(self, who: Principal) -> list[tuple[bytes, bytes]]:
-        """Within his limit of requests? Headers for the answer, or the refusal."""
+        """Within his limits? Headers for the answer, or the refusal. His place is his until the request has ended."""
+        held = _held.get()
         rpm = who.rpm if who.rpm is not None else self.settings.default_rpm
-        verdict, _ = await self.limiter.take(who.id, Limits(rpm, 0))
+        concurrency = who.concurrency if who.concurrency is not None else self.settings.default_concurrency
+        verdict, lease = await self.limiter.take(who.id, Limits(rpm, concurrency))
+        if lease is not None:
+            held.append(lease)
         if not verdict.allowed:
             raise refusal(verdict)
         return verdict.headers()
