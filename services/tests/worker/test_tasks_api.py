@@ -185,14 +185,15 @@ def test_the_services_role_can_start_nothing_else(stack: Stack, bench: Bench) ->
     assert row == ("unknown", None)
 
 
-def test_without_postgres(stack: Stack, bench: Bench, gateway: Gateway, key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["pull", "freeze"])
+def test_without_postgres(stack: Stack, bench: Bench, gateway: Gateway, key: str, tmp_path: Path, how: str) -> None:
     """The key is known for a while, the queue cannot be: 503, and in time."""
     cable = support.Cable(stack.loop, stack.postgres.port)
     ports = (cable.port, bench.name, stack.valkey.port, stack.runner.port)
     cut = support.start_gateway(support.environment(tmp_path / "secrets", stack.tls, *ports), tmp_path / "log")
     try:
         assert start(cut, key).status == 202
-        cable.pull()
+        getattr(cable, how)()
         answer = start(cut, key)
         assert (answer.status, answer.code) == (503, "task_queue_unavailable")
         assert answer.headers["retry-after"] == "5"

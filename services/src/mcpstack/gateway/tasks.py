@@ -8,11 +8,12 @@ service may call that function and read that view, and nothing else of the queue
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import psycopg
 from fastapi import APIRouter, Request
@@ -36,8 +37,10 @@ SCOPE = "tasks"
 OPEN_LIMIT = 20  # tasks of one key that wait or run
 
 _BODY_LIMIT = 65536
+_PATIENCE = 5.5  # seconds: a little more than the waits for a connection and a statement together
 _PAGE_LIMIT = 100
 
+_T = TypeVar("_T")
 _ID = re.compile(r"task_[0-9a-f]{32}", re.ASCII)
 _STATUS = {
     "todo": "queued",
@@ -118,6 +121,7 @@ class TaskList(BaseModel):
 class TaskStore:
     def __init__(self, gateway: Gateway) -> None:
         settings, secrets = gateway.settings, gateway.secrets
+        self._given_up: set[asyncio.Task[None]] = set()
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             kwargs=lambda: database.parameters(
                 settings.db_host,
@@ -150,23 +154,48 @@ class TaskStore:
         """What came of it (see jobs.submit) and the task."""
         server = payload.get("server")
         lock = f"{kind} {server}" if server else None
+        return await self._bounded(self._submit(kid, (kid, kind, Jsonb(payload), key, lock, OPEN_LIMIT)))
+
+    async def get(self, kid: str, task_id: str) -> dict[str, Any] | None:
+        return await self._bounded(self._get(kid, task_id))
+
+    async def page(self, kid: str, limit: int, after: str | None) -> list[dict[str, Any]]:
+        return await self._bounded(self._page({"kid": kid, "limit": limit, "after": after}))
+
+    async def cancel(self, kid: str, task_id: str) -> tuple[str, dict[str, Any] | None]:
+        return await self._bounded(self._cancel(kid, task_id))
+
+    async def _bounded(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """A server that is frozen ends no statement and answers no cancellation: whoever asks does not wait for it."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task}, timeout=_PATIENCE)
+            if task.done():
+                return task.result()
+        finally:
+            if not task.done():
+                leaving = asyncio.create_task(database.give_up(task))
+                self._given_up.add(leaving)
+                leaving.add_done_callback(self._given_up.discard)
+        raise _unavailable("it does not answer in time")
+
+    async def _submit(self, kid: str, values: tuple[Any, ...]) -> tuple[str, dict[str, Any] | None]:
         async with self._connection() as conn:
-            values = (kid, kind, Jsonb(payload), key, lock, OPEN_LIMIT)
             row = await (await conn.execute("SELECT * FROM jobs.submit(%s, %s, %s, %s, %s, %s)", values)).fetchone()
             assert row is not None  # noqa: S101 - a function with OUT parameters
             outcome, task_id = row
             return outcome, await self._read(conn, kid, task_id) if outcome in ("created", "repeated") else None
 
-    async def get(self, kid: str, task_id: str) -> dict[str, Any] | None:
+    async def _get(self, kid: str, task_id: str) -> dict[str, Any] | None:
         async with self._connection() as conn:
             return await self._read(conn, kid, task_id)
 
-    async def page(self, kid: str, limit: int, after: str | None) -> list[dict[str, Any]]:
+    async def _page(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         async with self._connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(_PAGE, {"kid": kid, "limit": limit, "after": after})
+            await cursor.execute(_PAGE, values)
             return await cursor.fetchall()
 
-    async def cancel(self, kid: str, task_id: str) -> tuple[str, dict[str, Any] | None]:
+    async def _cancel(self, kid: str, task_id: str) -> tuple[str, dict[str, Any] | None]:
         async with self._connection() as conn:
             row = await (await conn.execute("SELECT jobs.cancel(%s, %s)", (kid, task_id))).fetchone()
             return row[0] if row else "not_found", await self._read(conn, kid, task_id)
@@ -184,7 +213,7 @@ class TaskStore:
                 yield conn
         except (psycopg.Error, PoolTimeout, SecretError, OSError) as error:
             reason = database.reason(error) if isinstance(error, psycopg.Error) else "no connection"
-            raise ApiError("task_queue_unavailable", "Tasks cannot be used at the moment.", reason=reason) from error
+            raise _unavailable(reason) from error
 
 
 def wire(row: dict[str, Any]) -> dict[str, Any]:
@@ -300,6 +329,10 @@ def router(gateway: Gateway) -> APIRouter:
         return JSONResponse(wire(row))
 
     return routes
+
+
+def _unavailable(reason: str) -> ApiError:
+    return ApiError("task_queue_unavailable", "Tasks cannot be used at the moment.", reason=reason)
 
 
 def _not_found() -> ApiError:
