@@ -60,6 +60,19 @@ def _attached(item: dict) -> list[str]:
     return sorted(f"{name} {network['NetworkID']}" for name, network in networks.items())
 
 
+def drop_unused(engine: Engine, check: bool) -> list[str]:
+    """Remove networks of the project that none of its containers is on: Compose makes them and never takes one back."""
+    used = {name for item in engine.get("/containers/json", {"all": "1"}) for name in _network_names(item)}
+    unused = [name for name in _names(engine, "networks") if name not in used]
+    for name in [] if check else unused:
+        engine.delete(f"/networks/{name}")
+    return unused
+
+
+def _network_names(item: dict) -> list[str]:
+    return list((item.get("NetworkSettings") or {}).get("Networks") or {})
+
+
 def present(engine: Engine, digests: dict[str, str]) -> dict:
     """The record of what is there now."""
     services = {}

@@ -16,7 +16,8 @@ description:
   - A service is pending unless its compose file is the one that was last applied, its container is the one that was
     there then, runs, is healthy, and has the image that its reference names now. So is everything when a container,
     network or volume of the project is missing or nobody's. In doubt a service is pending.
-  - With O(state=recorded) the present containers are recorded as applied.
+  - With O(state=recorded) networks of the project that no container is on are removed, and the present containers are
+    recorded as applied.
 extends_documentation_fragment:
   - mcpstack.platform.attributes
 attributes:
@@ -55,6 +56,12 @@ pending:
   returned: success
   type: dict
   sample: {edge: its compose file differs from what was applied}
+removed:
+  description: With O(state=recorded), networks that were, or in check mode would be, removed.
+  returned: when recorded
+  type: list
+  elements: str
+  sample: [mcpstack_egress]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -76,8 +83,10 @@ def main() -> None:
     params = module.params
     try:
         if params["state"] == "recorded":
-            changed = core.write(params["record"], core.present(Engine(), params["digests"]), module.check_mode)
-            module.exit_json(changed=changed, pending={})
+            engine = Engine()
+            removed = core.drop_unused(engine, module.check_mode)
+            changed = core.write(params["record"], core.present(engine, params["digests"]), module.check_mode)
+            module.exit_json(changed=changed or bool(removed), pending={}, removed=removed)
         module.exit_json(changed=False, pending=core.pending(Engine(), params["digests"], core.read(params["record"])))
     except EngineUnavailable as error:
         if not module.check_mode:

@@ -29,8 +29,11 @@ class Engine:
             "NetworkSettings": {"Networks": {"mcpstack_data": {"NetworkID": "n1"}}},
         }  # fmt: skip
 
+    def delete(self, path):
+        self.names["networks"].remove(path.removeprefix("/networks/"))
+
     def get(self, path, query=None):
-        if query:
+        if query and "filters" in query:
             assert json.loads(query["filters"]) == {"label": ["com.docker.compose.project=mcpstack"]}
         if path == "/containers/json":
             assert query["all"] == "1"
@@ -58,6 +61,23 @@ def record(engine):
 
 def test_nothing_is_pending_right_after_it_was_recorded(engine, record):
     assert core.pending(engine, DIGESTS, record) == {}
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_network_that_nobody_is_on_is_removed(engine, check):
+    engine.names["networks"].append("mcpstack_egress")
+    assert core.drop_unused(engine, check) == ["mcpstack_egress"]
+    assert engine.names["networks"] == ["mcpstack_data"] + (["mcpstack_egress"] if check else [])
+
+
+def test_a_network_of_a_stopped_or_foreign_container_stays(engine):
+    engine.names["networks"] += ["mcpstack_model", "mcpstack_edge"]
+    stopped = engine.container("model-runner", "c3", "i3")
+    foreign = {**engine.container("x", "c4", "i4"), "Labels": {}}
+    for item, name in ((stopped, "mcpstack_model"), (foreign, "mcpstack_edge")):
+        item["State"], item["NetworkSettings"] = "exited", {"Networks": {name: {"NetworkID": "n"}}}
+        engine.containers.append(item)
+    assert core.drop_unused(engine, False) == []
 
 
 @pytest.mark.parametrize("service", ["admin", "edge"])
