@@ -200,7 +200,8 @@ CHECKS = (
         "No mount is one of the host's own directories or lies in one that holds its programs, kernel interfaces or"
         " credentials: critical when writable, high when read-only. Each mount is judged after its path is normalised and"
         " well-known links are followed, also bind mounts hidden in a volume's driver_opts. Project directories below"
-        " /home, /etc, /var/lib and the like are not meant.",
+        " /home, /etc, /var/lib and the like are not meant, but for this platform's own: of /var/lib/mcpstack/pki and"
+        " /run/mcpstack/secrets a service mounts no directory but its own; another's, or all, is high.",
         "Mount the one file or directory of the project that is needed, read-only.",
         "volumes: [/etc:/host/etc:ro]",
         "volumes: [./app.conf:/etc/app.conf:ro]",

@@ -114,6 +114,8 @@ HOST_TREES = (
 HARMLESS_TO_READ = frozenset(
     {"/etc/group", "/etc/passwd", "/etc/profile", "/etc/ld.so.conf", "/etc/fstab", "/etc/bash.bashrc"}
 )
+#: Where this platform keeps what each service alone may read, and what is above the directories of the services there.
+PRIVATE_TREES = {"/var/lib/mcpstack/pki": ("/leaves",), "/run/mcpstack/secrets": ("",)}
 INERT_DEVICES = frozenset({"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"})
 CREDENTIAL_DIRECTORIES = frozenset({".ssh", ".aws", ".azure", ".docker", ".gnupg", ".kube", ".config/gcloud", ".netrc"})
 #: File systems that the volume driver mounts in the host's own namespaces: where their content is found on the host.
@@ -222,6 +224,15 @@ def sensitive(path: str, writable: bool) -> bool:
     return path in HOST_SELF or _credentials(path) or any(_below(path, tree) for tree in HOST_TREES)
 
 
+def of_another(path: str, service: str) -> bool:
+    """Whether a path of the platform holds what only another service may read: its secrets, its key, or the authority's key."""
+    path = host_path(path)
+    return any(
+        _below(root, path) or (_below(path, root) and not any(_below(path, f"{root}{own}/{service}") for own in owned))
+        for root, owned in PRIVATE_TREES.items()
+    )
+
+
 def _spell(mount: Mount, source: str) -> str:
     text = f"{source}:{mount.target}"
     if mount.type == "volume" and source != mount.source:
@@ -245,6 +256,12 @@ def _judge_sources(audit: Audit, view: ContainerView, policy: Policy, mount: Mou
             control = any(_below(host_path(source), tree) for tree in CONTROL_TREES)
             severity = "critical" if writable or control else "high"
             audit.find("CMP-22", view.subject, place, _spell(mount, source), severity=severity)
+            return True
+        if of_another(source, view.name):
+            audit.find(
+                "CMP-22", view.subject, place, f"{_spell(mount, source)} holds keys or secrets that are not {view.name}'s",
+                severity="high", fix="Mount the service's own directory below it, read-only.",
+            )  # fmt: skip
             return True
     return False
 

@@ -108,6 +108,33 @@ CASES = {
         service("secrets: [s]") + "secrets:\n  s: {file: /etc/shadow}\n",
         [("CMP-22", 4, "high")],
     ),
+    "key of another service": (
+        service("volumes: ['/var/lib/mcpstack/pki/leaves/edge:/run/tls:ro']", name="gateway"),
+        [("CMP-22", 4, "high")],
+    ),
+    "own key and secrets": (
+        service(
+            "volumes: ['/var/lib/mcpstack/pki/leaves/gateway:/run/tls:ro', '/run/mcpstack/secrets/gateway:/run/secrets:ro']",
+            name="gateway",
+        ),
+        [],
+    ),
+    "key of a service whose name begins alike": (
+        service("volumes: ['/var/lib/mcpstack/pki/leaves/gateway2:/run/tls:ro']", name="gateway"),
+        [("CMP-22", 4, "high")],
+    ),
+    "key of the authority": (
+        service("volumes: ['/var/lib/mcpstack/pki/leaves/gateway/../../ca:/ca:ro']", name="gateway"),
+        [("CMP-22", 4, "high")],
+    ),
+    "keys of all services": (service("volumes: ['/var/lib/mcpstack/pki:/p:ro']"), [("CMP-22", 4, "high")]),
+    "everything of the platform": (service("volumes: ['/var/lib/mcpstack:/p:ro']"), [("CMP-22", 4, "high")]),
+    "secrets of all services": (service("volumes: ['/var/run/mcpstack/secrets:/s:ro']"), [("CMP-22", 4, "high")]),
+    "secrets of another service": (
+        service("volumes: ['/run/mcpstack/secrets/admin:/s:ro']", name="gateway"),
+        [("CMP-22", 4, "high")],
+    ),
+    "what lies beside the keys": (service("volumes: ['/var/lib/mcpstack/models:/m:ro']"), []),
     "mounts of another": (
         service("volumes: ['/etc:/x:ro']", name="a") + "  b:\n    <<: *hard\n    volumes_from: [a]\n",
         [("CMP-22", 4, "high"), ("CMP-22", 7, "high")],
