@@ -113,7 +113,7 @@ async def server(anyio_backend: str) -> AsyncIterator[ModelServer]:
 async def embedder(server: ModelServer, tmp_path: Path) -> AsyncIterator[Embedder]:
     (tmp_path / "key").write_text(KEY)
     secret = SecretFile("KEY", tmp_path / "key", model_key)
-    found = Embedder(f"http://127.0.0.1:{server.port}", secret, query_timeout=0.5, index_timeout=5)
+    found = Embedder(f"http://127.0.0.1:{server.port}", secret, query_timeout=2, index_timeout=10)
     yield found
     await found.close()
 
