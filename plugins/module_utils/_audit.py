@@ -33,7 +33,7 @@ class Check:
     """One row of the catalogue.
 
     severity: of a plain failure; a finding may be milder or worse when the check has tiers.
-    decided_by: any of S (a file), A (the engine's API), H (the host's files or /proc), W (the wire).
+    decided_by: letters in this order: S (a file), A (the engine's API), H (the host's files or /proc), W (the wire).
     references: "STANDARD SECTION", for example "CIS Docker 5.5", "OWASP Docker 3", "NIST SP 800-190 4.4.3",
         "CIS NGINX 2.5.1", "Mozilla TLS 5.7".
     what: what is decided, and what passes. fix: what to do. failing, fixed: an example of each.
@@ -91,7 +91,7 @@ class Audit:
         self._findings: dict[tuple, Finding] = {}
         self._decided: set[str] = set()
         self._not_applicable: dict[str, str] = {}
-        self._unknown: dict[str, list[str]] = {}
+        self._unknown: dict[str, dict[str, None]] = {}  # reasons in the order they were given, each once
 
     def decide(self, *ids: str) -> None:
         """These checks were looked at to the end: without a finding they pass."""
@@ -104,9 +104,7 @@ class Audit:
 
     def unknown(self, check_id: str, reason: str) -> None:
         """The check could not be decided, here or in part. It cannot pass any more; findings still make it fail."""
-        reasons = self._unknown.setdefault(self.table[check_id].id, [])
-        if clean(reason) not in reasons:
-            reasons.append(clean(reason))
+        self._unknown.setdefault(self.table[check_id].id, {})[clean(reason)] = None
 
     def find(
         self,
@@ -141,7 +139,7 @@ class Audit:
             reason = ""
             if check.id in failed:
                 status = FAIL
-                reason = "; ".join(self._unknown.get(check.id, []))
+                reason = "; ".join(self._unknown.get(check.id, ()))
             elif check.id in self._unknown:
                 status, reason = UNKNOWN, "; ".join(self._unknown[check.id])
             elif check.id in self._decided:

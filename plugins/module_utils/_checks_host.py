@@ -45,7 +45,7 @@ CHECKS = (
         '{"log-level": "info"}',
     ),
     Check(
-        "DMN-04", "Engine does not manage the packet filter", "high", "HA", ("CIS Docker 2.4",),
+        "DMN-04", "Engine does not manage the packet filter", "high", "AH", ("CIS Docker 2.4",),
         "iptables and ip6tables are not switched off for the daemon that owns the socket. Without its rules networks"
         " are not separated from each other, and icc and internal networks have no effect.",
         "Remove iptables and ip6tables from daemon.json and from the command line, or set them to true.",
@@ -111,7 +111,7 @@ CHECKS = (
         '{"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}}',
     ),
     Check(
-        "DMN-12", "Containers may gain privileges by default", "medium", "HA", ("CIS Docker 2.14", "OWASP Docker 4"),
+        "DMN-12", "Containers may gain privileges by default", "medium", "AH", ("CIS Docker 2.14", "OWASP Docker 4"),
         "no-new-privileges is true for the daemon, so that a container that says nothing cannot gain privileges through"
         " a setuid file. The running engine's answer counts before the file.",
         "Set no-new-privileges to true.",
@@ -156,7 +156,7 @@ CHECKS = (
         "runc 1.3.3",
     ),
     Check(
-        "DMN-17", "Engine configuration is invalid, contradictory or has features nobody asked for", "medium", "HA",
+        "DMN-17", "Engine configuration is invalid, contradictory or has features nobody asked for", "medium", "AH",
         ("CIS Docker 2.18", "CIS Docker 5.1", "CIS Docker 7.1"),
         "daemon.json is an object of settings that the engine can read, with the types it reads (a boolean is not a"
         " string); no setting is given by a flag as well, which keeps the engine from starting; experimental is off;"
@@ -272,7 +272,7 @@ CHECKS = (
         "kernel.dmesg_restrict = 1",
     ),
     Check(
-        "HST-12", "Published port that is not declared, or passes the firewall unfiltered", "high", "HA",
+        "HST-12", "Published port that is not declared, or passes the firewall unfiltered", "high", "AH",
         ("NIST SP 800-190 4.4.2", "OWASP Docker 5a"),
         "What containers publish beyond loopback, and what containers on the host's network listen on, is declared. Without"
         " a declared set DOCKER-USER needs a rule that refuses more than single senders. A rule of UFW or in INPUT does not count: the"

@@ -150,7 +150,7 @@ CHECKS: tuple[Check, ...] = (
         "PGS-11",
         "Data is open to others, or damage stays unseen",
         "high",
-        "SHA",
+        "SAH",
         ("CIS PostgreSQL 1.4", "CIS PostgreSQL 2.1"),
         "The data directory has mode 0700 or 0750 and belongs to the declared uid; data checksums are on; fsync and full_page_writes are on, and"
         " damage is not ignored (ignore_checksum_failure, zero_damaged_pages).",

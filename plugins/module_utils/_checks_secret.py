@@ -29,7 +29,7 @@ CHECKS = (
         "DATABASE_URL=postgres://app@db:5432/app",
     ),
     Check(
-        "SEC-03", "Secret in the environment of an image that can read it from a file", "medium", "S,A",
+        "SEC-03", "Secret in the environment of an image that can read it from a file", "medium", "SA",
         ("OWASP Docker 12",),
         "An image that supports NAME_FILE gets its secrets that way. What is in the environment is shown by the engine's"
         " inspect, by /proc and in many crash reports, and every child process inherits it.",
@@ -74,7 +74,7 @@ CHECKS = (
         "-rw------- 1 root root 412 /srv/app/.env",
     ),
     Check(
-        "SEC-08", "Secret in version control, a build context or an image", "critical", "S,H",
+        "SEC-08", "Secret in version control, a build context or an image", "critical", "SH",
         ("NIST SP 800-190 4.1.4", "OWASP Docker 12"),
         "No file with secrets is tracked by git, none inside a work tree can be added by accident (it is matched by an"
         " ignore file), and none lies in a build context without a line in .dockerignore. Templates such as .env.example"
@@ -85,7 +85,7 @@ CHECKS = (
         "$ cat .gitignore .dockerignore\n.env\n.env",
     ),
     Check(
-        "SEC-09", "Secret file is not readable by exactly the user that needs it", "high", "S,H",
+        "SEC-09", "Secret file is not readable by exactly the user that needs it", "high", "SH",
         ("OWASP Docker 12",),
         "A secret file is owned by the uid of its one consumer, who can read it. Compose without Swarm ignores uid, gid"
         " and mode of a secret and mounts the file as it is on the host, so that only the file itself decides.",
@@ -102,7 +102,7 @@ CHECKS = (
         "secrets:\n  db-password:\n    file: /run/app/db-password",
     ),
     Check(
-        "SEC-11", "Secret on a command line", "high", "S,A", ("OWASP Docker 12",),
+        "SEC-11", "Secret on a command line", "high", "SA", ("OWASP Docker 12",),
         "No command, entrypoint or health check carries a password as an argument: every user of the host can read the"
         " arguments of a process.",
         "Let the program read the secret from a file, or from standard input.",
@@ -138,7 +138,7 @@ CHECKS = (
         "environment:\n  ENABLE_RATE_LIMITING: ${ENABLE_RATE_LIMITING}",
     ),
     Check(
-        "SEC-15", "Secret left in an image, a backup or a log, or too old", "high", "A,H",
+        "SEC-15", "Secret left in an image, a backup or a log, or too old", "high", "AH",
         ("CIS Docker 4.10", "NIST SP 800-190 4.1.4"),
         "No environment, build argument or history of an image holds a credential. No backup, editor copy, dump or log"
         " beside a file with secrets can be read by others. A secret whose date of creation is known is younger than the"
