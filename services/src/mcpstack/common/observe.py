@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
+from prometheus_client import Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcpstack.common import tracing
@@ -60,6 +61,7 @@ class Observe:
         self._route_of = route_of
         self._counted = counted
         self._send_error = send_error
+        self._in_flight: dict[str, Gauge] = {}
         self._log = logging.getLogger(f"mcpstack.{name}.request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +105,9 @@ class Observe:
             await send(message)
 
         counted = self._counted(route)
-        in_flight = metrics.in_flight.labels(route)
+        in_flight = self._in_flight.get(route)
+        if in_flight is None:
+            in_flight = self._in_flight[route] = metrics.in_flight.labels(route)
         in_flight.inc()
         if counted:
             service.enter()
