@@ -18,6 +18,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit import Au
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_load import Project
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variables import EnvironmentKeys
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_images import split_image
+from ansible_collections.mcpstack.platform.plugins.module_utils._secret_arguments import secret_arguments
 from ansible_collections.mcpstack.platform.plugins.module_utils._secret_names import (
     credential_in_url,
     credential_name,
@@ -29,18 +30,6 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._secret_strength
 
 #: Most secrets of a project whose strength is estimated.
 MOST_ESTIMATES = 500
-#: Options that take a secret as the next word or behind "=".
-_FLAG = re.compile(
-    r"^(--?(?:require-?pass|master-?auth|password|passwd|passphrase|pass|(?:[a-z0-9]+[-.])*"
-    r"(?:(?!nopass)[a-z0-9]*(?:password|passwd|passphrase)|secret|token|api-?key|secret-?key|access-?token"
-    r"|auth-?token|admin-?password|client-?secret|root-?password)))"
-    r"(?:=(.*))?$",
-    re.I | re.S,
-)
-_ASSIGNMENT = re.compile(r"^([A-Za-z_][A-Za-z0-9_]{0,80})=(.+)$", re.S)
-_MYSQL = frozenset("mysql mysqladmin mysqldump mysqlcheck mariadb mariadb-admin mariadb-dump mysqlshow".split())
-_REDIS = frozenset("redis-cli valkey-cli keydb-cli redis-benchmark".split())
-_SHELLS = frozenset("sh bash ash dash zsh".split())
 
 #: Images that read NAME_FILE, with the beginnings of the names for which they do; "" is every name.
 READS_FILES = {
@@ -220,28 +209,6 @@ def _judge_reuse(audit: Audit, found: Iterable[_Value]) -> None:
         audit.find("SEC-06", f"service {items[0].service}", items[0].where, f"one value for {names}")
 
 
-def secret_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(option, value) of every secret on a command line."""
-    program = words[0].rpartition("/")[2] if words else ""
-    for index, word in enumerate(words):
-        short = word.rpartition("/")[2]
-        if short in _MYSQL or short in _REDIS:
-            program = short
-        following = words[index + 1] if index + 1 < len(words) else ""
-        match = _FLAG.match(word)
-        if match:
-            value = match.group(2) if match.group(2) is not None else "" if following.startswith("-") else following
-            yield match.group(1), value
-        elif program in _MYSQL and re.match(r"^-p.", word):
-            yield "-p", word[2:]
-        elif program in _REDIS and word == "-a":
-            yield "-a", following
-        elif (match := _ASSIGNMENT.match(word)) and credential_name(match.group(1)):
-            yield match.group(1), match.group(2)
-        elif "://" in word and (url := credential_in_url(word)) is not None:
-            yield "a URL", url.password
-
-
 def _command_lines(service: Mapping) -> Iterator[tuple[tuple, list[str]]]:
     for key in ("entrypoint", "command"):
         words = values.command(service, key)
@@ -252,30 +219,12 @@ def _command_lines(service: Mapping) -> Iterator[tuple[tuple, list[str]]]:
         yield ("healthcheck", "test"), list(check.test[1:])
 
 
-def _unfold(words: Sequence[str]) -> tuple[list[str], bool]:
-    """The words of a command, and whether a shell replaces variables in them."""
-    shell = bool(words) and (len(words) == 1 or words[0].rpartition("/")[2] in _SHELLS)
-    if not shell:
-        return list(words[:1000]), False
-    return [part.strip("'\"") for word in words[:1000] for part in word[:20000].split()], True
-
-
 def _judge_commands(secrets: _Secrets) -> None:
     """SEC-11."""
     for name in secrets.names:
         for keypath, line in _command_lines(secrets.project.services[name]):
-            words, shell = _unfold(line)
             place = secrets.project.where(name, *keypath)
-            seen: set[str] = set()
-            for option, value in secret_arguments(words):
-                text = value.strip("'\"")
-                variable = text.startswith("$")
-                if option in seen or text in ("", "-") or (variable and not shell):
-                    continue
-                # the option says what it is; the value decides whether it is one
-                if not variable and not literal_credential("PASSWORD", text):
-                    continue
-                seen.add(option)
+            for option, variable in secret_arguments(line).items():
                 text = f"{option} {'with a variable that the shell puts there' if variable else 'with a value'}"
                 secrets.audit.find(
                     "SEC-11", f"service {name}", place, f"{keypath[0]}: {text}", severity="medium" if variable else None

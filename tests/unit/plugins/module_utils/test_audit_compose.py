@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_compose as core
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import MemoryFiles, Stat
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_images import floats, parse
-from ansible_collections.mcpstack.platform.plugins.module_utils._compose_secrets import secret_arguments
 from ansible_collections.mcpstack.platform.plugins.module_utils._compose_variables import near
 from ansible_collections.mcpstack.platform.plugins.module_utils._container_model import DeclaredPort, Policy
+from ansible_collections.mcpstack.platform.plugins.module_utils._secret_arguments import pairs
 
 DIGEST = "@sha256:" + "a" * 64
 STRONG = "mZ81-kQp2vX77wYt.Rr0"
@@ -514,7 +514,7 @@ def test_names_one_change_away(name, known, expected):
     ],
 )
 def test_options_that_carry_a_secret(words, expected):
-    assert list(secret_arguments(words)) == expected
+    assert list(pairs(words)) == expected
 
 
 PIECES = st.sampled_from(

@@ -16,9 +16,9 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._proc_table impo
 from ansible_collections.mcpstack.platform.plugins.module_utils._runtime_secrets import (
     TABLE,
     judge_secrets,
-    secret_arguments,
     secret_variables,
 )
+from ansible_collections.mcpstack.platform.plugins.module_utils._secret_arguments import secret_arguments
 from ansible_collections.mcpstack.platform.tests.unit.plugins.module_utils import docker_host_fixture as fixture
 
 POSTGRES, GATEWAY, EDGE = "mcpstack-postgres-1", "mcpstack-gateway-1", "mcpstack-edge-1"
@@ -719,6 +719,8 @@ class TestSecrets:
             (["x", "--token", "$TOKEN"], {}),
             (["x", "--token", "--verbose"], {}),
             (["mysql", "-p"], {}),
+            (["bitcoind", "-rpcpassword=correct-horse"], {"-rpcpassword": False}),
+            (["x", "--nopassword", "correct-horse"], {}),
             (["ls", "-a", "dir"], {}),
             ([], {}),
         ],
