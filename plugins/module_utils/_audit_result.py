@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from typing import Any, NoReturn
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit import SEVERITIES, describe, stops
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_waivers import apply_waivers
@@ -40,3 +41,12 @@ def conclude(
             f"{len(stopping)} finding{'s' if len(stopping) != 1 else ''} at or above {fail_at}:\n{describe(stopping)}"
         )
     return answer
+
+
+def finish(module: Any, result: Mapping, **more: Any) -> NoReturn:
+    """Leave a module, as failed or not by the waivers and the limit among its options; ``more`` is returned beside."""
+    answer = {**conclude(result, module.params["waivers"], module.params["fail_at"]), **more}
+    if answer.get("failed"):
+        module.fail_json(**answer)
+    module.exit_json(**answer)
+    raise AssertionError("unreachable")  # both end the program

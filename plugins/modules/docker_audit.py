@@ -173,7 +173,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mcpstack.platform.plugins.module_utils import _audit_docker as core
 from ansible_collections.mcpstack.platform.plugins.module_utils import _container_policy
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, finish
 
 
 def _names(**extra) -> dict:
@@ -205,11 +205,7 @@ def main() -> None:
         result = core.audit_docker(module.params)
     except core.OptionError as error:
         module.fail_json(msg=str(error))
-    answer = conclude(result, module.params["waivers"], module.params["fail_at"])
-    answer["containers"] = result["containers"]
-    if answer.get("failed"):
-        module.fail_json(**answer)
-    module.exit_json(**answer)
+    finish(module, result, containers=result["containers"])
 
 
 if __name__ == "__main__":

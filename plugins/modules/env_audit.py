@@ -205,10 +205,7 @@ def main() -> None:
         **{name: params[name] for name in ARGUMENTS if name != "consumers"},
         consumers={entry["path"]: entry["uid"] for entry in params["consumers"]},
     )
-    answer = doors.conclude(result, params["waivers"], params["fail_at"])
-    if answer.get("failed"):
-        module.fail_json(**answer)
-    module.exit_json(**answer)
+    doors.finish(module, result)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfil
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_dockerfile import audit_dockerfile
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import LocalFiles
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_image import TABLE, Wanted
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, finish
 from ansible_collections.mcpstack.platform.plugins.module_utils._engine import Engine
 
 
@@ -262,11 +262,7 @@ def main() -> None:
     except core.DoorError as error:
         empty = Audit(table).result()
         module.fail_json(msg=f"The image cannot be judged: {error}", images=told, **empty)
-    answer = conclude(audit.result(), params["waivers"], params["fail_at"])
-    answer["images"] = told
-    if answer.get("failed"):
-        module.fail_json(**answer)
-    module.exit_json(**answer)
+    finish(module, audit.result(), images=told)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_files import LocalFiles, Unreadable
 from ansible_collections.mcpstack.platform.plugins.module_utils._audit_nginx import audit_tree
-from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, conclude
+from ansible_collections.mcpstack.platform.plugins.module_utils._audit_result import ARGUMENTS, finish
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_parse import parse
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_run import Policy
 from ansible_collections.mcpstack.platform.plugins.module_utils._nginx_test import test, version
@@ -255,11 +255,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     tested = test(options["nginx"], tree) if options["nginx"] else None
     result = audit_tree(files, tree, policy, nginx_test=tested)
-    answer = conclude(result, options["waivers"], options["fail_at"])
-    answer["files"] = tree.files
-    if answer.get("failed"):
-        module.fail_json(**answer)
-    module.exit_json(**answer)
+    finish(module, result, files=tree.files)
 
 
 if __name__ == "__main__":

@@ -191,10 +191,7 @@ def main() -> None:
         result = core.run(module.params)
     except core.Wrong as error:
         module.fail_json(msg=str(error))
-    answer = doors.conclude(result, module.params["waivers"], module.params["fail_at"])
-    if answer.get("failed"):
-        module.fail_json(**answer)
-    module.exit_json(**answer)
+    doors.finish(module, result)
 
 
 if __name__ == "__main__":
