@@ -234,6 +234,8 @@ BAD: list[tuple[str, str, Any, tuple[int, str]]] = [
     ("POST", "/v1/tools", {"server": "a", "name": "x y", "inputSchema": {}}, (400, "invalid_request")),
     ("POST", "/v1/tools", {"server": "a", "name": "x", "inputSchema": []}, (400, "invalid_request")),
     ("POST", "/v1/tools", {"server": "a", "name": "x"}, (400, "invalid_request")),
+    ("PUT", "/v1/tools/a/x", b'{"inputSchema": {"default": 1e999}}', (400, "invalid_request")),
+    ("PUT", "/v1/tools/a/x", b'{"inputSchema": {"default": 1' + b"0" * 5000 + b"}}", (400, "invalid_json")),
     ("POST", "/v1/tools/find", {"query": ""}, (400, "invalid_request")),
     ("POST", "/v1/tools/find", {"query": "x" * 1001}, (400, "invalid_request")),
     ("POST", "/v1/tools/find", {"query": "x", "limit": 51}, (400, "invalid_request")),

@@ -15,6 +15,7 @@ from registry_support import tool
 from mcpstack.registry import definitions
 from mcpstack.registry import store as module
 from mcpstack.registry.store import Call, ConflictError, NotFoundError, ServerSpec, Store
+from mcpstack.registry.tools import Tools
 from support import Stack
 
 pytest_plugins = ("registry_fixtures",)
@@ -258,6 +259,23 @@ async def test_names(store: Store) -> None:
     assert (found[0].id, found[1].name, found[1].public_name) == ("one", "a__b", "one__a__b")
     for name in ("one", "one_a", "__a", "One__a", "one__", "one__a b", "two__a", "one__a\x00", "one__x\n"):
         assert await store.resolve(name) is None
+
+
+async def test_what_a_mirror_shows(store: Store) -> None:
+    """Approved tools; instructions of servers that are trusted, for nobody approves those."""
+    info = {"serverInfo": {}, "capabilities": {"prompts": {}}, "instructions": "Do as I say."}
+    for trust, instructions in (("trusted", "Do as I say."), ("untrusted", None)):
+        await make(store, trust, trust)
+        await store.apply_sync(trust, [tool("a"), tool("b")], server_info=info)
+        await store.approve(trust, ["a"])
+        await store.apply_sync(trust, [tool("a"), tool("b", "Changed.")], server_info=info)
+        members = await Tools(store, None, None, None).members(trust)  # type: ignore[arg-type]
+        assert members is not None
+        assert [entry.name for entry in members.tools] == ["a"]
+        assert (members.mirror, members.capabilities, members.instructions) == (trust, {"prompts": {}}, instructions)
+    await make(store, "trusted", enabled=False)
+    for name in ("trusted", "none", "no_such", "../x"):
+        assert await Tools(store, None, None, None).members(name) is None  # type: ignore[arg-type]
 
 
 async def test_calls_go_to_their_month(store: Store, pool: AsyncConnectionPool[Any]) -> None:

@@ -34,7 +34,7 @@ _FIRST_PAUSE, _LAST_PAUSE = 5.0, 60.0
 _FAILURES = 2  # in a row, then the model server is left alone for a while
 _MAX_ANSWER = 8 << 20  # a batch of vectors of the largest dimension takes half of it
 _MAX_DIM = 16000  # what pgvector can hold
-_QUERIES = 1000
+_QUERIES = 4 << 20  # characters of vectors that are remembered
 _BATCH = 16
 _LOCK = 0x6D637076  # "mcpv"
 
@@ -69,6 +69,7 @@ class Embedder:
         self._listed_at = float("-inf")
         self._listing: asyncio.Lock | None = None
         self._queries: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._remembered = 0
         self._asking: dict[tuple[str, str], asyncio.Task[str]] = {}
         self._failures = 0
         self._pause_until = float("-inf")
@@ -109,8 +110,9 @@ class Embedder:
             self._failed("the embedding model takes too long")
             raise EmbeddingError("the embedding model takes too long") from None
         self._queries[key] = text = as_text(vectors[0])
-        if len(self._queries) > _QUERIES:
-            self._queries.popitem(last=False)
+        self._remembered += len(text)
+        while self._remembered > _QUERIES:
+            self._remembered -= len(self._queries.popitem(last=False)[1])
         return text
 
     async def vectors(self, model: str, texts: Sequence[str], timeout: float | None = None) -> list[list[float]]:

@@ -64,11 +64,12 @@ class DatabaseError(ApiError, psycopg.OperationalError):
 class Database:
     """A pool whose failures are an answer to a client: 503, try again. Nobody holds a connection for ever."""
 
-    def __init__(self, parameters: Callable[[], dict[str, Any]], size: int) -> None:
+    def __init__(self, parameters: Callable[[], dict[str, Any]], size: int, limit: float = _LIMIT) -> None:
+        self._limit = limit
         self.on_failure: Callable[[], None] = lambda: None
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             kwargs=parameters,
-            min_size=1,
+            min_size=0 if limit > _LIMIT else 1,
             max_size=size,
             max_waiting=_WAITING,
             timeout=_PATIENCE,
@@ -84,19 +85,12 @@ class Database:
     async def close(self) -> None:
         await self._pool.close(timeout=1.0)
 
-    def connection(self) -> contextlib.AbstractAsyncContextManager[Connection]:
-        return self._connection(_LIMIT)
-
-    def patient(self, seconds: float) -> Patient:
-        """The same for work that keeps a connection for longer."""
-        return Patient(self, seconds)
-
     @contextlib.asynccontextmanager
-    async def _connection(self, limit: float) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncIterator[Connection]:
         try:
             with tracing.span("registry database", "client", db__system__name="postgresql"):
                 async with self._pool.connection() as conn:
-                    timer = asyncio.get_running_loop().call_later(limit, _hang_up, conn)
+                    timer = asyncio.get_running_loop().call_later(self._limit, _hang_up, conn)
                     try:
                         yield conn
                     finally:
@@ -107,15 +101,6 @@ class Database:
             raise DatabaseError(
                 "registry_unavailable", "The registry cannot reach its database at the moment.", reason="database"
             ) from None
-
-
-class Patient:
-    def __init__(self, pool: Database, seconds: float) -> None:
-        self._pool = pool
-        self._seconds = seconds
-
-    def connection(self) -> contextlib.AbstractAsyncContextManager[Connection]:
-        return self._pool._connection(self._seconds)
 
 
 def _hang_up(conn: Connection) -> None:
@@ -177,7 +162,9 @@ class Registry:
         self.executor = Executor(
             self.store, self.upstream, self.breakers, self.audit, self.metrics.outbound, self.summariser
         )
-        self.syncer = Syncer(self.store, self.database.patient(_SYNC), self.upstream, self.audit, self.metrics.outbound)
+        # Of its own: slow servers must not take the connections that everybody else works with.
+        self.sync_database = Database(lambda: self._parameters("-sync"), 2, _SYNC)
+        self.syncer = Syncer(self.store, self.sync_database, self.upstream, self.audit, self.metrics.outbound)
         self.tools = Tools(self.store, self.searcher, self.executor, self.metrics)
         self.mcp = McpEndpoint(settings, self.auth, self.tools, self.admit)
         self.in_flight = 0
@@ -211,7 +198,7 @@ class Registry:
 
     async def start(self) -> None:
         self._look = {name: asyncio.Event() for name in DEPENDENCIES}
-        self.keys.on_failure = self.database.on_failure = self._look["postgres"].set
+        self.keys.on_failure = self.database.on_failure = self.sync_database.on_failure = self._look["postgres"].set
         self.valkey.on_failure = self._look["valkey"].set
         await self.upstream.open()
         await self.summariser.open()
@@ -239,6 +226,7 @@ class Registry:
             ends.append(self.embedder.close())
         await asyncio.gather(*ends, self.audit.stop(), return_exceptions=True)
         await self.database.close()
+        await self.sync_database.close()
 
     async def drain(self) -> None:
         """Refuse new work, let running requests end; uvicorn cuts what is left."""
@@ -302,6 +290,7 @@ class Registry:
             self.keys.reason = database.reason(error)
             raise
         await self.database.open()
+        await self.sync_database.open()
         await self.keys.check()
 
     async def _watch(self, name: str, check: Callable[[], Awaitable[None]]) -> None:

@@ -113,7 +113,8 @@ class Tools:
             tools=tuple(Tool(name, row.name, row.wire) for row in rows),
             mirror=name,
             capabilities=capabilities if isinstance(capabilities, dict) else {},
-            instructions=instructions if isinstance(instructions, str) else None,
+            # Nobody approves instructions, and a model reads them like any other text of a server.
+            instructions=instructions if isinstance(instructions, str) and server.trust == "trusted" else None,
         )
 
     async def request(
