@@ -112,7 +112,8 @@ def test_cancel_what_waits(bench: Bench) -> None:
 
 def test_cancel_what_runs(bench: Bench) -> None:
     worker = bench.start()
-    for kind, payload in (("effect", '{"number": 1, "seconds": 30}'), ("angry", '{"seconds": 30}')):
+    waiting = '{"seconds": 30}'
+    for kind, payload in (("effect", '{"number": 1, "seconds": 30}'), ("angry", waiting), ("deaf", waiting)):
         task, job = submit(bench, kind, payload)
         bench.until(job, "doing")
         assert bench.db.execute("SELECT jobs.cancel('kid', %s)", (task,)).fetchone() == ("stopping",)

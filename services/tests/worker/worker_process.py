@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -70,6 +71,13 @@ async def stubborn(_: Work, payload: Seconds) -> None:
             continue
 
 
+async def deaf(_: Work, payload: Seconds) -> None:
+    """Loses the first cancellation, as asyncio's own waits do when they are just over."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(payload.seconds)
+    await asyncio.sleep(payload.seconds)
+
+
 async def block(_: Work, payload: Seconds) -> None:
     time.sleep(payload.seconds)  # noqa: ASYNC251 - that is the point
 
@@ -96,6 +104,7 @@ KINDS = (
     Kind("never", Nothing, never, limit=60),
     Kind("stumble", Nothing, stumble, limit=60, attempts=1),
     Kind("stubborn", Seconds, stubborn, limit=60),
+    Kind("deaf", Seconds, deaf, limit=60),
     Kind("block", Seconds, block, limit=60),
     Kind("limited", Seconds, limited, limit=0.3, attempts=1),
     Kind("angry", Seconds, angry, limit=60),

@@ -18,7 +18,20 @@ import support
 from support import Service, Stack
 
 HERE = Path(__file__).resolve().parent
-KINDS = ("effect", "poison", "fail", "never", "stumble", "stubborn", "block", "limited", "leave", "angry", "often")
+KINDS = (
+    "effect",
+    "poison",
+    "fail",
+    "never",
+    "stumble",
+    "stubborn",
+    "deaf",
+    "block",
+    "limited",
+    "leave",
+    "angry",
+    "often",
+)
 
 # Quick enough for a test: dead after two seconds, tried again after a few hundredths.
 QUICK = {

@@ -51,6 +51,7 @@ UPDATE jobs.procrastinate_jobs
  WHERE id = %s AND worker_id = %s AND attempts = %s AND status = 'doing'"""
 _TROUBLE = (psycopg.Error, PoolTimeout, OSError, ConnectorException, SecretError)
 _WRITE_AGAIN = 0.5
+_STOP_AGAIN = 1.0
 
 
 class InterruptedTaskError(Exception):
@@ -281,6 +282,7 @@ class Queue:
         return None
 
     async def _limited(self, call: Callable[[], Awaitable[Any]], kind: Kind, context: JobContext) -> Any:
+        stopper = asyncio.create_task(self._stop_again(asyncio.current_task(), context))
         try:
             async with asyncio.timeout(kind.limit) as limit:
                 return await call()
@@ -300,6 +302,16 @@ class Queue:
             if context.abort_reason() is AbortReason.USER_REQUEST:
                 raise JobAborted from None  # it need not be tried again
             raise
+        finally:
+            stopper.cancel()
+
+    @staticmethod
+    async def _stop_again(task: asyncio.Task[Any] | None, context: JobContext) -> None:
+        """A cancellation that arrives as a library's own wait ends can get lost in it, and comes only once."""
+        while task is not None:
+            await asyncio.sleep(_STOP_AGAIN)
+            if context.abort_reason() is AbortReason.USER_REQUEST:
+                task.cancel()
 
     def _fate(self, error: Exception, job: Job, kind: Kind) -> str:
         last = job.attempts + 1 >= (kind.attempts or self.settings.max_attempts)
