@@ -159,6 +159,7 @@ def openai_client(s: Stack) -> None:
             seen = (type(error).__name__, error.code)
         s.promise(f"openai: {text} is {kind.__name__}, {code}", seen == (kind.__name__, code), seen)
 
+    s.until("before: the model server is there", lambda: s.chat()[0], 200)  # whatever was broken before this
     o = client(s.key)
     s.promise("openai: models", s.options.model in [model.id for model in o.models.list()], "not listed")
     s.promise("openai: chat", chat(o).choices[0].finish_reason in ("stop", "length"), "no end")
