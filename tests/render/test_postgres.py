@@ -140,7 +140,7 @@ def test_log_says_who_and_what_but_no_values(case):  # PGS-08
 def test_timeouts_and_limits(case):  # PGS-09
     role, options = case
     conf = settings(role.files()["postgresql.conf"])
-    assert conf["max_connections"] == str(options.get("mcpstack_postgres_max_connections", 100))
+    assert conf["max_connections"] == str(options.get("mcpstack_postgres_max_connections", 130))
     assert conf["idle_in_transaction_session_timeout"] == options.get(
         "mcpstack_postgres_idle_in_transaction_timeout", "60s"
     )
@@ -185,13 +185,13 @@ def test_more_settings_are_quoted_and_replace_what_may_be_replaced(role):
         ({"mcpstack_postgres_memory": "64m"}, "mcpstack_postgres_memory is 64m: give at least 128m, written like 512m or 4g."),
         ({"mcpstack_postgres_max_connections": 5, "mcpstack_postgres_databases": []}, "mcpstack_postgres_max_connections is 5: give a number from 10 to 5000."),
         (
-            {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 50}]},
-            "mcpstack_postgres_databases: the login roles may hold 100 connections together, the server accepts 100 and keeps 3 for itself: "
+            {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 65}]},
+            "mcpstack_postgres_databases: the login roles may hold 130 connections together, the server accepts 130 and keeps 3 for itself: "
             "lower connection_limit or raise mcpstack_postgres_max_connections.",
         ),
         (
-            {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 4, "roles": [{**BESIDE, "connection_limit": 45}]}]},
-            "mcpstack_postgres_databases: the login roles may hold 98 connections together, the server accepts 100 and keeps 3 for itself: "
+            {"mcpstack_postgres_databases": [{**DATABASE, "connection_limit": 4, "roles": [{**BESIDE, "connection_limit": 60}]}]},
+            "mcpstack_postgres_databases: the login roles may hold 128 connections together, the server accepts 130 and keeps 3 for itself: "
             "lower connection_limit or raise mcpstack_postgres_max_connections.",
         ),
         (

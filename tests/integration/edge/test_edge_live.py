@@ -413,7 +413,8 @@ class TestProxying:
          ("POST", "/registry/v1/tools/find", "/v1/tools/find"), ("PATCH", "/registry/v1/servers/a?b=c", "/v1/servers/a?b=c"),
          ("GET", "/registry/v0.1/servers/io.example%2Fone/versions/1.0", "/v0.1/servers/io.example/one/versions/1.0"),
          ("POST", "/v1/tasks", "/v1/tasks"), ("DELETE", "/v1/tasks/7", "/v1/tasks/7"), ("GET", "/v1/usage?days=2", "/v1/usage?days=2"),
-         ("POST", "/v1/completions", "/v1/completions"), ("POST", "/v1/responses", "/v1/responses"), ("POST", "/v1/messages", "/v1/messages")],
+         ("POST", "/v1/completions", "/v1/completions"), ("POST", "/v1/responses", "/v1/responses"), ("POST", "/v1/messages", "/v1/messages"),
+         ("POST", "/v1/messages/count_tokens", "/v1/messages/count_tokens")],
     )  # fmt: skip
     def test_every_public_path_reaches_its_service(self, edge, registry, method, path, seen):
         answer = edge.request(path, method).json
