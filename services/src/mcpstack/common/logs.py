@@ -71,7 +71,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Nothing of this is in a line, and finding it out costs as much as writing one.
-    logging._srcfile = None  # type: ignore[attr-defined]
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root.setLevel(level.upper())
     # Libraries speak only when something is wrong; the pool repeats what the dependency monitor already says.
