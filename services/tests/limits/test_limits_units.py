@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import json
+import ssl
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from limits_support import Settings
 
+import support
 from mcpstack.common.limits import CONCURRENCY, DAY, MONTH, REQUESTS, TOKENS, Limits, Local, Period, Verdict, refusal
-from mcpstack.common.valkey import AnswerError, ValkeyError, Wire
+from mcpstack.common.secretfile import SecretFile, password
+from mcpstack.common.valkey import AnswerError, DownError, Link, ValkeyError, Word, reason
 from mcpstack.gateway.admission import Doors, Estimate, estimate
 
 NOW = 1_795_000_000
@@ -168,60 +170,92 @@ def test_long_text_counts_wherever_it_is() -> None:
         assert estimate("/v1/chat/completions", payload, len(json.dumps(payload))).prompt > 90_000
 
 
-# The protocol
+# The connection
 
-STREAM = b"+OK\r\n$5\r\nab\r\nc\r\n:42\r\n$-1\r\n-NOSCRIPT no\r\n$0\r\n\r\n"
-FOUND = [b"OK", b"ab\r\nc", 42, None, "NOSCRIPT no", b""]
-
-
-class _Transport(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = b""
-        self.aborted = False
-
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        self.sent += bytes(data)
-
-    def abort(self) -> None:
-        self.aborted = True
+STREAM = b"+OK\r\n$5\r\nab\r\nc\r\n:42\r\n$-1\r\n-NOSCRIPT no\r\n-NOPERM no\r\n-OOM no\r\n-ERR no\r\n$0\r\n\r\n"
+FOUND = [b"OK", b"ab\r\nc", 42, None, "NOSCRIPT no", "NOPERM no", "OOM no", "no", b""]
 
 
-def wire() -> tuple[Wire, _Transport]:
-    made, transport = Wire(), _Transport()
-    made.connection_made(transport)
-    return made, transport
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> support.Tls:
+    return support.make_tls(tmp_path_factory.mktemp("tls"), None)
 
 
-@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=8))
-def test_answers_in_pieces(cuts: list[int]) -> None:
-    made, _ = wire()
-    found: list[Any] = []
-    for _ in FOUND:
-        made.send(["PING"], found.append)
-    edges = [0, *sorted(cuts), len(STREAM)]
-    for low, high in itertools.pairwise(edges):
-        made.data_received(STREAM[low:high])
-    assert [str(one) if isinstance(one, AnswerError) else one for one in found] == FOUND
+def talk(
+    tls: support.Tls, pieces: list[bytes], words: list[list[Word]]
+) -> tuple[list[Any], list[BaseException], bytes]:
+    """What comes of `words` sent at once to a server that says `pieces`: the answers, what was lost, what it got."""
+
+    async def scenario() -> tuple[list[Any], list[BaseException], bytes]:
+        over, ended, heard = asyncio.Event(), asyncio.Event(), bytearray()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for line in (b"*3", b"$4", b"AUTH", b"$7", b"gateway", b"$20", b"p" * 20):
+                assert await reader.readline() == line + b"\r\n"
+            writer.write(b"+OK\r\n")
+            heard.extend(await reader.read(65536))
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            await over.wait()
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            ended.set()
+
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tls.cert, tls.key)
+        server = await asyncio.start_server(serve, "localhost", 0, ssl=context)
+        secret = tls.ca.with_name("valkey-password")
+        secret.write_text("p" * 20)
+        link = Link(Settings(server.sockets[0].getsockname()[1], tls.ca), SecretFile("TEST", secret, password))
+        made = await link.connect()
+        lost: list[BaseException] = []
+        made.on_lost = lost.append
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*(made.ask(*each) for each in words), return_exceptions=True)
+        if lost:
+            await made.gone()
+            with pytest.raises(DownError):
+                await made.ask("PING")
+        over.set()
+        found = list(lost)
+        await link.close()
+        await ended.wait()
+        server.close()
+        return answers, found, bytes(heard)
+
+    return asyncio.run(scenario())
 
 
-def test_words_are_sent_as_they_are() -> None:
-    made, transport = wire()
-    made.send([b"SET", "a\r\nb", 7, "\ud800é"], print)
-    assert transport.sent == b"*4\r\n$3\r\nSET\r\n$4\r\na\r\nb\r\n$1\r\n7\r\n$8\r\n\\ud800\xc3\xa9\r\n"
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20, len(STREAM)])
+def test_answers_in_pieces(tls: support.Tls, size: int) -> None:
+    pieces = [STREAM[at : at + size] for at in range(0, len(STREAM), size)]
+    answers, lost, _ = talk(tls, pieces, [["PING"] for _ in FOUND])
+    assert [str(one) if isinstance(one, AnswerError) else one for one in answers] == FOUND
+    assert not lost
 
 
-@pytest.mark.parametrize("nonsense", [b"HTTP/1.1 400\r\n", b"$x\r\n", b"*2\r\n", b":\r\n", b"\r\n"])
-def test_what_is_no_answer_ends_the_connection(nonsense: bytes) -> None:
-    made, transport = wire()
-    found: list[Any] = []
-    lost: list[BaseException] = []
-    made.on_lost = lost.append
-    made.send(["PING"], found.append)
-    made.send(["PING"], found.append)
-    made.data_received(nonsense)
-    assert [type(one) for one in found] == [ValkeyError, ValkeyError]
-    assert (made.closed, transport.aborted, len(lost)) == (True, True, 1)
-    made.send(["PING"], found.append)
-    assert len(found) == 3
-    assert isinstance(found[2], ValkeyError)
+def test_words_are_sent_as_they_are(tls: support.Tls) -> None:
+    _, _, heard = talk(tls, [b"+OK\r\n+OK\r\n"], [["SET", "a\r\nb", 7, "\ud800é", b"\xff"], ["PING"]])
+    assert heard == (
+        b"*5\r\n$3\r\nSET\r\n$4\r\na\r\nb\r\n$1\r\n7\r\n$8\r\n\\ud800\xc3\xa9\r\n$1\r\n\xff\r\n*1\r\n$4\r\nPING\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"HTTP/1.1 400\r\n", b"$x\r\n", b"*x\r\n", b":\r\n", b"\r\n", b"x" * 70_000, b"-LOADING later\r\n"]
+)
+def test_what_is_no_answer_ends_the_connection(tls: support.Tls, nonsense: bytes) -> None:
+    answers, lost, _ = talk(tls, [nonsense], [["PING"], ["PING"]])
+    assert len(lost) == 1
+    assert isinstance(lost[0], ValkeyError)
+    assert answers == [lost[0], lost[0]]
+    assert reason(lost[0]) == ("it is starting" if b"LOADING" in nonsense else "no connection")
+
+
+def test_an_answer_to_nothing_ends_the_connection(tls: support.Tls) -> None:
+    answers, lost, _ = talk(tls, [b"+OK\r\n+OK\r\n"], [["PING"]])
+    assert answers == [b"OK"]
+    assert [type(one) for one in lost] == [ValkeyError]

@@ -6,22 +6,24 @@ A Valkey that fails once is not asked again until `check()` finds it working: `u
 monitor closes it. So requests never wait twice for a broken server. One connection carries the script (`Script`),
 whose calls travel together in one round trip; another carries single commands, so that a large value holds nobody up.
 
-The protocol is spoken here, in the few words that are needed: every request passes through, and the client library's
-streams take four times the processor.
+The connection and the protocol are the client library's. What it has no place for is here: its pool and its commands
+wait for each answer before the next question, and a place must be given back without waiting at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from valkey import exceptions as library
+from valkey.asyncio import Connection, SSLConnection
+from valkey.credentials import CredentialProvider
 
 from mcpstack.common.secretfile import SecretError, SecretFile
 
@@ -66,29 +68,55 @@ class ValkeySettings(Protocol):
     def tls_ca_file(self) -> Path: ...
 
 
-class Wire(asyncio.Protocol):
-    """One connection. Commands may follow each other without waiting; their answers come in the same order."""
+class _Credentials(CredentialProvider):
+    """Asked by the library for every new connection, so a rotated password is used without a restart."""
 
-    def __init__(self) -> None:
+    def __init__(self, user: str, password: SecretFile[str]) -> None:
+        self._user = user
+        self._password = password
+
+    def get_credentials(self) -> tuple[str, str]:
+        return self._user, self._password.read()
+
+
+class _Connection(SSLConnection):
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        """Trusts the stack's own CA and no other; the CA file is read again for every connection."""
+        arguments = dict(Connection._connection_arguments(self))
+        arguments["ssl"] = ssl.create_default_context(cafile=self.ca_certs)
+        arguments["ssl_shutdown_timeout"] = _CONNECT_PATIENCE
+        return arguments
+
+    def abort(self) -> None:
+        """At once, whatever has not been sent: the library's own way waits for the other side."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+
+class Wire:
+    """One connection. Commands may follow each other without waiting; their answers come in the same order.
+
+    It reads all the time, so a server that goes away is noticed although nobody asks.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
         self.closed = False
         self.on_lost: Callable[[BaseException], None] = lambda error: None
-        self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._connection = connection
+        self._unsent: list[Sequence[Word]] = []
         self._asked: deque[Callable[[Any], None]] = deque()
-        self._gone = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+        self._writing: asyncio.Task[None] | None = None
 
     def send(self, words: Sequence[Word], then: Callable[[Any], None]) -> None:
         """`then` gets the answer or an exception, always and once."""
-        if self.closed or self._transport is None:
+        if self.closed:
             then(DownError("the connection is closed"))
             return
-        pieces = [b"*%d\r\n" % len(words)]
-        for word in words:
-            # A name from a token may hold what UTF-8 cannot carry.
-            data = word if isinstance(word, bytes) else str(word).encode("utf-8", "backslashreplace")
-            pieces.append(b"$%d\r\n%b\r\n" % (len(data), data))
         self._asked.append(then)
-        self._transport.write(b"".join(pieces))
+        self._unsent.append(words)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
 
     async def ask(self, *words: Word) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -107,8 +135,7 @@ class Wire(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
-        if self._transport is not None:
-            self._transport.abort()
+        self._connection.abort()  # which ends both tasks
         asked, self._asked = self._asked, deque()
         for then in asked:
             then(error)
@@ -116,50 +143,67 @@ class Wire(asyncio.Protocol):
 
     async def gone(self) -> None:
         """Returns when nothing of it is left."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._gone.wait(), _CONNECT_PATIENCE)
+        tasks = [task for task in (self._reading, self._writing) if task is not None]
+        await asyncio.wait(tasks, timeout=_CONNECT_PATIENCE)
 
-    # asyncio calls these
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream has no other
-        self._transport = transport
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._gone.set()
-        self.abort(error or ConnectionResetError("the server closed the connection"))
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        at = 0
+    async def _write(self) -> None:
         try:
-            while self._asked and (read := _answer(self._buffer, at)) is not None:
-                at, found = read
+            # Asked to send on a connection that is closed, the library would open another one.
+            while self._unsent and not self.closed:
+                unsent, self._unsent = self._unsent, []
+                packed = self._connection.pack_commands(unsent)
+                await self._connection.send_packed_command(packed, check_health=False)
+        except _TROUBLE as error:
+            self.abort(_translated(error))
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                found: Any
+                try:
+                    found = await self._connection.read_response(disconnect_on_error=False)
+                except library.ResponseError as error:
+                    found = AnswerError(_text(error))
+                if not self._asked:
+                    raise ValkeyError("an answer to nothing")
                 self._asked.popleft()(found)
-        except ValueError:
-            self.abort(ValkeyError("the answer is not understood"))
-        del self._buffer[:at]
+        except _TROUBLE as error:
+            self.abort(_translated(error))
+        finally:
+            self.abort(ValkeyError("nobody reads the answers"))
+            await self._connection.disconnect(nowait=True)
 
 
-def _answer(buffer: bytearray, at: int) -> tuple[int, Any] | None:
-    """The answer that begins there, and where the next one begins; None while it is not complete."""
-    end = buffer.find(b"\r\n", at)
-    if end < 0:
-        return None
-    kind, line = buffer[at : at + 1], bytes(buffer[at + 1 : end])
-    if kind == b"$":
-        size = int(line)
-        if size < 0:
-            return end + 2, None
-        after = end + 4 + size
-        return (after, bytes(buffer[end + 2 : after - 2])) if len(buffer) >= after else None
-    if kind == b"+":
-        return end + 2, line
-    if kind == b":":
-        return end + 2, int(line)
-    if kind == b"-":
-        return end + 2, AnswerError(line.decode(errors="replace"))
-    raise ValueError
+_TROUBLE = (*FAILURES, library.ValkeyError, ValueError)  # the last one: a number that is none
+
+# The library takes these words out of the server's text and makes classes of them.
+_CODES = (
+    (library.NoScriptError, "NOSCRIPT"),
+    (library.NoPermissionError, "NOPERM"),
+    (library.AuthenticationError, "WRONGPASS"),
+    (library.OutOfMemoryError, "OOM"),
+    (library.BusyLoadingError, "LOADING"),
+)
+
+
+def _text(error: Exception) -> str:
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return f"{code} {error}"
+    return str(error)
+
+
+def _translated(error: Exception) -> Exception:
+    """The library's exception as one of FAILURES."""
+    if isinstance(error, FAILURES):
+        return error
+    if isinstance(error.__context__, OSError):
+        return error.__context__  # without the address that the library adds
+    if isinstance(error, library.ResponseError | library.AuthenticationError | library.BusyLoadingError):
+        return AnswerError(_text(error))
+    if isinstance(error, library.ConnectionError):
+        return ConnectionResetError(str(error))
+    return ValkeyError("the answer is not understood")
 
 
 class Link:
@@ -211,19 +255,27 @@ class Link:
         if self._closed:
             raise DownError("this process is stopping")
         settings = self._settings
-        async with asyncio.timeout(_CONNECT_PATIENCE):
-            # The CA file and the password are read again for every connection: they may have been replaced.
-            context = ssl.create_default_context(cafile=str(settings.tls_ca_file))
-            transport, wire = await asyncio.get_running_loop().create_connection(
-                Wire, settings.valkey_host, settings.valkey_port, ssl=context
-            )
-            try:
-                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                await wire.ask("AUTH", settings.valkey_user, self._password.read())
-            except BaseException as error:
-                wire.abort(error)
-                await wire.gone()
-                raise
+        connection = _Connection(
+            host=settings.valkey_host,
+            port=settings.valkey_port,
+            credential_provider=_Credentials(settings.valkey_user, self._password),
+            ssl_ca_certs=str(settings.tls_ca_file),
+            socket_timeout=None,  # the time limits are ours, over all of it
+            socket_keepalive=True,
+            encoding_errors="backslashreplace",  # a name from a token may hold what UTF-8 cannot carry
+            lib_name=None,
+            lib_version=None,
+        )
+        try:
+            async with asyncio.timeout(_CONNECT_PATIENCE):
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            connection.abort()
+            await connection.disconnect()
+            if isinstance(error, Exception):
+                raise _translated(error) from None
+            raise
+        wire = Wire(connection)
         self._wires = {known for known in self._wires if not known.closed} | {wire}
         return wire
 

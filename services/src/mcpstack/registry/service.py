@@ -16,7 +16,6 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 from starlette.types import ASGIApp, Receive, Scope, Send
-from valkey.exceptions import ValkeyError
 
 from mcpstack.common import database, tracing
 from mcpstack.common.audit import AuditLog
@@ -25,7 +24,7 @@ from mcpstack.common.keys import KeyStore, UnavailableError
 from mcpstack.common.limits import Lease, Limiter, Limits, refusal
 from mcpstack.common.migrate import MigrationError
 from mcpstack.common.secretfile import SecretError
-from mcpstack.common.valkey import Link
+from mcpstack.common.valkey import Link, ValkeyError
 from mcpstack.registry.auth import authenticator
 from mcpstack.registry.breaker import Breakers
 from mcpstack.registry.client import Upstream
