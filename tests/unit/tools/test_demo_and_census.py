@@ -98,7 +98,7 @@ def test_names_follow_the_three_tiers(path):
     """Public options mcpstack_<role>_x, internal variables _mcpstack_<role>_x, registered ones __x."""
     role = path.parts[-3].strip("_")
     private = "_stack_" if role == "stack" else "\0"  # what roles hand to the engine
-    whole = {"mcpstack_environment", "mcpstack_server_names"}
+    whole = {"mcpstack_environment", "mcpstack_server_names", "mcpstack_traces"}
     for spec in yaml.safe_load(path.read_text())["argument_specs"].values():
         for name in spec.get("options") or {}:
             assert name.startswith((f"mcpstack_{role}_", private)) or name in whole, name
