@@ -129,8 +129,10 @@ def run(
         raise NotYet(str(exc)) from None
     except EngineError as exc:
         raise AdminError(str(exc)) from None
-    # Only these two files are given, so that everything else of the project looks like nobody's: that is no warning here.
-    env = {**os.environ, "COMPOSE_IGNORE_ORPHANS": "true", "COMPOSE_ANSI": "never"}
+    # Whatever the caller's environment says of other engines and projects is not meant for this one. Only two files of the
+    # project are given, so that everything else of it looks like nobody's: that is no warning here.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("COMPOSE_", "DOCKER_"))}
+    env |= {"COMPOSE_IGNORE_ORPHANS": "true", "COMPOSE_ANSI": "never"}
     try:
         done = call(line, input=stdin, capture_output=True, timeout=timeout, env=env, check=False)
     except subprocess.TimeoutExpired:

@@ -80,6 +80,15 @@ def test_call_and_answer(compose_dir):
     assert env["COMPOSE_IGNORE_ORPHANS"] == "true"  # every other service looks like one
 
 
+def test_the_callers_environment_names_no_other_engine_or_project(compose_dir, monkeypatch):
+    for name in ("COMPOSE_PROJECT_NAME", "COMPOSE_FILE", "COMPOSE_PROFILES", "DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.setenv(name, "elsewhere")
+    docker = Docker()
+    run(compose_dir, docker)
+    assert "elsewhere" not in docker.calls[0][3].values()
+    assert docker.calls[0][3]["PATH"]
+
+
 def test_no_two_calls_share_a_container(compose_dir):
     docker = Docker()
     for _unused in range(2):
