@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure gateway and registry with everything on: keys, limits, usage, log lines, metrics, audit log and records of calls.
 
-usage: bench_services.py [gateway] [registry]     (default: both)
+usage: bench_services.py [gateway] [registry] [litellm]     (default: all)
 
 gateway   wrk with 16 connections against the model server alone and through the gateway, in turns: whole answers and
           unpaced streams of 64 chunks, then the time to the first chunk, one request after the other
 registry  1,000 tools: searches and tool calls, 16 connections
+litellm   LiteLLM's proxy, one worker, with one key and without a database, before the same model server and in turns with the
+          gateway; left out where tools/bootstrap.py litellm has not installed it
 
 The model server and the MCP server are one C program (bench_upstream.c), Postgres and Valkey the ones of the tests, all
 on loopback with TLS where production has it. Every figure is the median of ROUNDS rounds. wrk, the servers and the
@@ -23,6 +25,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -35,6 +38,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".cache" / "venv-services"
+PEER = ROOT / ".cache" / "venv-litellm"
 CONNECTIONS = 16
 TOOLS = 1000
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
@@ -187,9 +191,9 @@ def load(url: str, key: str, bodies: list[bytes], pid: int | None = None) -> tup
     return run, ((cpu_ms(pid) - before) / run.requests if pid else 0.0)
 
 
-def first_chunk(port: int, key: str) -> float:
+def first_chunk(port: int, key: str, limit: float = 10) -> float:
     """ms until the first chunk of one stream, on a connection that is there."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit)
     connection.connect()
     try:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
@@ -274,7 +278,45 @@ def registry(bench: Bench) -> dict[str, float]:
     }
 
 
-DRIVERS: dict[str, Callable[[Bench], dict[str, float]]] = {"gateway": gateway, "registry": registry}
+def litellm(bench: Bench) -> dict[str, float]:
+    config = bench.folder / "litellm.yaml"
+    model = {"model": "openai/bench", "api_base": f"http://127.0.0.1:{bench.upstream}/v1", "api_key": "none"}
+    master = "sk-" + secrets.token_hex(24)  # it does not start without one
+    settings = {"master_key": master}
+    entry = {"model_name": "bench", "litellm_params": model}
+    config.write_text(json.dumps({"model_list": [entry], "general_settings": settings}))  # JSON is YAML
+    port = bench.support.free_port()
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    peer = subprocess.Popen(
+        [str(PEER / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)],
+        env=kept | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
+        cwd=bench.folder, stdout=(bench.folder / "litellm.log").open("wb"), stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    bench.stack.callback(peer.wait)
+    bench.stack.callback(peer.terminate)
+
+    def up() -> bool:
+        if peer.poll() is not None:
+            raise RuntimeError((bench.folder / "litellm.log").read_text()[-2000:])
+        return bench._get(port, "/health/liveliness") == 200
+
+    bench.support.wait_for("litellm", up, 120)
+    first_chunk(port, master, limit=60)  # it loads much of itself with its first request
+    service, _ = bench.service("gateway")
+    key = bench.key(service, "chat")
+    sides = {"ours": (service.port, service.process.pid, key), "theirs": (port, peer.pid, master)}
+    found: dict[str, list[float]] = {}
+    for number in range(ROUNDS + 1):
+        for name, (at, pid, credential) in sides.items():
+            run, cpu = load(f"http://127.0.0.1:{at}/v1/chat/completions", credential, [body()], pid)
+            if number:  # the first round warms up
+                found.setdefault(f"{name} rate", []).append(run.rate)
+                found.setdefault(f"{name} cpu", []).append(cpu)
+    found["ratio"] = [ours / theirs for ours, theirs in zip(found["ours rate"], found["theirs rate"], strict=True)]
+    return {name: middle(values) for name, values in found.items()}
+
+
+DRIVERS: dict[str, Callable[[Bench], dict[str, float]]] = {"gateway": gateway, "registry": registry, "litellm": litellm}
 
 
 def drive(part: str) -> None:
@@ -329,7 +371,17 @@ def registry_figures() -> list[Any]:
     ]
 
 
-PARTS = {"gateway": gateway_figures, "registry": registry_figures}
+def litellm_figures() -> list[Any]:
+    from figures import Figure, say
+
+    if not (PEER / "bin" / "litellm").exists():
+        say("LiteLLM is not installed (tools/bootstrap.py litellm): left out")
+        return []
+    found = _measure("litellm")
+    return [Figure("gateway: answers a second, times LiteLLM's", found["ratio"], 20, "x", least=True)]
+
+
+PARTS = {"gateway": gateway_figures, "registry": registry_figures, "litellm": litellm_figures}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make this machine ready to run the project: Debian packages, toolchain, collections, Docker engine.
 
-usage: bootstrap.py [packages] [venv] [collections] [services] [peers] [bench] [engine] [browser]
-       (default: all but services, peers, bench and browser)
+usage: bootstrap.py [packages] [venv] [collections] [services] [peers] [bench] [litellm] [engine] [browser]
+       (default: all but services, peers, bench, litellm and browser)
 
 Every step looks first and does only what is missing; a machine that is ready is left alone in well under a second.
 Steps are remembered by a hash of their inputs, so a changed lock file is installed and an unchanged one is not.
@@ -216,6 +216,11 @@ def bench() -> None:
     ]
     if missing:
         install(missing)
+
+
+def litellm() -> None:
+    """The proxy that bench_services.py holds the gateway against; 700 MB, so only who asks for it gets it."""
+    _install(CACHE / "venv-litellm", REQUIREMENTS / "litellm.txt", "litellm", "LiteLLM's proxy, for the benchmark")
 
 
 def browser() -> None:
@@ -496,6 +501,7 @@ STEPS = {
     "services": services,
     "peers": peers,
     "bench": bench,
+    "litellm": litellm,
     "engine": engine,
     "browser": browser,
 }

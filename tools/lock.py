@@ -17,6 +17,7 @@ LOCKS = {
     "uv.txt": ["tools/requirements/uv.in"],
     "sanity.txt": ["--unsafe-package", "none", "tools/requirements/sanity.in"],
     "peers.txt": ["tools/requirements/peers.in"],
+    "litellm.txt": ["tools/requirements/litellm.in"],
     "services.txt": ["-c", "services/requirements.lock", "services/requirements.in", "services/requirements-test.in"],
 }
 
