@@ -38,6 +38,7 @@ def test_limits(launch_registry: Callable[..., Registry]) -> None:
 def test_places(launch_registry: Callable[..., Registry]) -> None:
     registry = launch_registry()
     key = put_key(registry, "tools:read", concurrency=1)
+    assert registry.get("/v1/servers", key).status == 200  # known from here on: what is sent first is admitted first
     head = f"POST /v1/tools/find HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
     head += "Content-Type: application/json\r\nContent-Length: 14\r\n\r\n{"
     for ended_by in ("answer", "client"):
