@@ -24,7 +24,7 @@ DESCRIPTION = 8192
 SCHEMA_BYTES = 65536
 SCHEMA_DEPTH = 32
 ARGUMENTS = 2000
-BITS = 2048
+BITS = 1024
 
 #: What a definition consists of, beside its name. `extra` holds the members that are only passed on.
 PARTS = ("title", "description", "input_schema", "output_schema", "annotations", "extra")

@@ -85,8 +85,8 @@ CREATE TABLE registry.tool (
     source        text        NOT NULL CHECK (source IN ('sync', 'manual')),
     content_hash  text        NOT NULL,            -- of the text that is embedded
     -- Each trigram of name and description sets one bit: how many of a query's trigrams a tool has is then a matter of
-    -- half a microsecond, where word_similarity() of pg_trgm takes twenty.
-    trigrams      bit(2048)   NOT NULL,
+    -- a third of a microsecond, where word_similarity() of pg_trgm takes twenty.
+    trigrams      bit(1024)   NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT now(),
     updated_at    timestamptz NOT NULL DEFAULT now(),
     tsv           tsvector    GENERATED ALWAYS AS (
