@@ -248,7 +248,7 @@ def _full(limits: Limits) -> Verdict:
 
 def _authorization(request: Request) -> str | None:
     """Anthropic's clients send the key by itself, in a header of its own."""
-    given = request.headers.get("x-api-key") if request.url.path.startswith("/v1/messages") else None
+    given = request.headers.get("x-api-key") if request.scope["path"].startswith("/v1/messages") else None
     return request.headers.get("authorization") if given is None else f"Bearer {given}"
 
 
