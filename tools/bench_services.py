@@ -11,7 +11,7 @@ litellm   LiteLLM's proxy, one worker, with one key and without a database, befo
           gateway; left out where tools/bootstrap.py litellm has not installed it
 
 The model server and the MCP server are one C program (bench_upstream.c), Postgres and Valkey the ones of the tests, all
-on loopback with TLS where production has it. Every figure is the median of ROUNDS rounds. wrk, the servers and the
+on loopback with TLS where production has it. Rates and processor times are medians of rounds. wrk, the servers and the
 service share this machine: on a busy one the rates fall, and the processor time of a request is the figure to trust.
 BENCH_ROUNDS (3) and BENCH_SECONDS (5, of a round) change the effort.
 
