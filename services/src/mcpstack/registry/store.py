@@ -210,21 +210,23 @@ class Store:
         pinned, and the next synchronisation is due at once.
         """
         values = [Jsonb(dict(spec.headers)) if name == "headers" else getattr(spec, name) for name in _SPEC]
-        assignments = ", ".join(f"{name} = excluded.{name}" for name in _SPEC if name != "id")
-        query = f"""
-            INSERT INTO registry.mcp_server AS s ({", ".join(_SPEC)}) VALUES ({", ".join(["%s"] * len(_SPEC))})
-            ON CONFLICT (id) DO UPDATE SET {assignments}, updated_at = now(), etag = NULL, failures = 0,
-                breaker_until = NULL, next_sync = now()
-            RETURNING {_SERVER}, xmax = 0 AS created"""
+        insert = f"""
+            INSERT INTO registry.mcp_server ({", ".join(_SPEC)}) VALUES ({", ".join(["%s"] * len(_SPEC))})
+            ON CONFLICT (id) DO NOTHING RETURNING {_SERVER}"""
+        update = f"""
+            UPDATE registry.mcp_server SET {", ".join(f"{name} = %s" for name in _SPEC)}, updated_at = now(),
+                etag = NULL, failures = 0, breaker_until = NULL, next_sync = now()
+            WHERE id = %s RETURNING {_SERVER}"""
         async with self._transaction() as conn:
             try:
-                row = await (await conn.execute(query.encode(), values)).fetchone()
+                row, created = await _upsert(conn, insert, values, update, [*values, spec.id])
             except psycopg.errors.UniqueViolation:
                 raise ConflictError("name_taken", f"Another server is called {spec.name!r}.") from None
-            assert row is not None  # noqa: S101 - RETURNING
+            if row is None:
+                raise NotFoundError(f"There is no server {spec.id!r}.")
             if document is not None:
                 await _put_entry(conn, spec, document)
-        return Server(*row[:-1]), row[-1]
+        return Server(*row), created
 
     async def delete_server(self, server_id: str) -> bool:
         """Remove a server with its tools. The registry API goes on to say that it was deleted."""
@@ -367,23 +369,29 @@ class Store:
 
     async def put_tool(self, server_id: str, definition: Definition) -> tuple[Tool, bool]:
         """Register a tool by hand: whoever may do so approves it by that. True where it is new."""
-        query = f"""
-            INSERT INTO registry.tool AS t ({", ".join(_DEFINED)}, server_id, approved_hash, status, source)
+        insert = f"""
+            INSERT INTO registry.tool ({", ".join(_DEFINED)}, server_id, approved_hash, status, source)
             VALUES ({", ".join(["%s"] * len(_DEFINED))}, %s, %s, 'active', 'manual')
-            ON CONFLICT (server_id, name) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _DEFINED)},
-                approved_hash = excluded.approved_hash, status = 'active', disabled_by = NULL, pending = NULL,
-                updated_at = now()
-            WHERE t.source = 'manual'
-            RETURNING {_TOOL}, xmax = 0 AS created"""
-        async with self._pool.connection() as conn:
+            ON CONFLICT (server_id, name) DO NOTHING RETURNING {_TOOL}"""
+        update = f"""
+            UPDATE registry.tool SET {", ".join(f"{name} = %s" for name in _DEFINED)}, approved_hash = %s,
+                status = 'active', disabled_by = NULL, pending = NULL, updated_at = now()
+            WHERE server_id = %s AND name = %s AND source = 'manual' RETURNING {_TOOL}"""
+        values = _values(definition)
+        async with self._transaction() as conn:
             try:
-                values = (*_values(definition), server_id, definition.def_hash)
-                row = await (await conn.execute(query.encode(), values)).fetchone()
+                row, created = await _upsert(
+                    conn,
+                    insert,
+                    [*values, server_id, definition.def_hash],
+                    update,
+                    [*values, definition.def_hash, server_id, definition.name],
+                )
             except psycopg.errors.ForeignKeyViolation:
                 raise NotFoundError(f"There is no server {server_id!r}.") from None
         if row is None:
             raise ConflictError("not_editable", f"The definition of {definition.name!r} comes from its server.")
-        return Tool(*row[:-1]), row[-1]
+        return Tool(*row), created
 
     async def delete_tool(self, server_id: str, name: str) -> bool:
         """Remove a tool; one that its server lists is switched off instead, until it is approved again."""
@@ -499,6 +507,20 @@ UPDATE registry.tool SET def_hash = %s, pending = %s, status = %s, disabled_by =
     updated_at = now() WHERE id = %s"""
 _REMOVE = b"""
 UPDATE registry.tool SET status = 'disabled', disabled_by = 'sync', updated_at = now() WHERE id = ANY(%s)"""
+
+
+async def _upsert(
+    conn: Connection, insert: str, new: Sequence[Any], update: str, changed: Sequence[Any]
+) -> tuple[tuple[Any, ...] | None, bool]:
+    """The row, and whether it is new. One statement with ON CONFLICT DO UPDATE cannot say that for sure."""
+    for _ in range(3):  # what is there may be removed between the two
+        row = await (await conn.execute(insert.encode(), new)).fetchone()
+        if row is not None:
+            return row, True
+        row = await (await conn.execute(update.encode(), changed)).fetchone()
+        if row is not None:
+            return row, False
+    return None, False
 
 
 def _values(definition: Definition) -> tuple[Any, ...]:
