@@ -219,8 +219,8 @@ def gateway(bench: Bench) -> dict[str, float]:
     key = bench.key(service, "chat")
     through, alone = (f"http://127.0.0.1:{port}/v1/chat/completions" for port in (service.port, bench.upstream))
     bodies = {"json": [body()], "stream": [body(stream=True)]}
-    for kind in bodies.values():
-        Wrk(through, key, kind, WARM_UP)
+    for sent in bodies.values():
+        Wrk(through, key, sent, WARM_UP)
     found: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for kind, sent in bodies.items():

@@ -226,10 +226,11 @@ def sensitive(path: str, writable: bool) -> bool:
 
 def of_another(path: str, service: str) -> bool:
     """Whether a path of the platform holds what only another service may read: its secrets, its key, or the authority's key."""
-    path = host_path(path)
+    mounted = host_path(path)
     return any(
-        _below(root, path) or (_below(path, root) and not any(_below(path, f"{root}{own}/{service}") for own in owned))
-        for root, owned in PRIVATE_TREES.items()
+        _below(tree, mounted)
+        or (_below(mounted, tree) and not any(_below(mounted, f"{tree}{own}/{service}") for own in owned))
+        for tree, owned in PRIVATE_TREES.items()
     )
 
 
