@@ -13,10 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import support
-from conftest import Launch, Stack
 from mcpstack.common.metrics import Names
 from mcpstack.gateway.metrics import MODELS, Metrics
-from support import Gateway, Runner
+from support import Gateway, Launch, Runner, Stack
 
 NewKey = Callable[..., str]
 

@@ -18,8 +18,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 import support
-from conftest import Launch, Stack, put_key
-from support import Loop, Service
+from support import Launch, Loop, Service, Stack, put_key
 
 NewKey = Callable[..., str]
 CANARY = "kanarienvogel"
