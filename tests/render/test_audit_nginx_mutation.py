@@ -33,7 +33,15 @@ POLICY = Policy(
     nginx_version="1.26.3",
     modes=False,
     private=("/metrics",),
-    streaming=("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/mcp"),
+    streaming=(
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/embeddings",
+        "/mcp",
+    ),
 )
 MAIN, TLS, HEADERS, PROXY, ERRORS, LOG, PAGES = (
     "nginx.conf",
