@@ -44,7 +44,7 @@ class Settings(McpSettings):
     db_port: int = setting("5432", s.whole(1, 65535), "Postgres port")
     db_name: str = setting("mcpstack", s.name, "Database")
     db_login_file: Path = setting("/run/secrets/registry-db/current", s.path, "File: user:password")
-    db_connections: int = setting("6", s.whole(2, 100), "Most connections to it for tools and calls")
+    db_connections: int = setting("4", s.whole(2, 100), "Most connections to it for tools and calls")
 
     valkey_host: str = setting("valkey", s.host, "Valkey; its certificate must carry this name")
     valkey_port: int = setting("6379", s.whole(1, 65535), "Valkey port")
