@@ -57,7 +57,7 @@ engine: ## tests that need the Docker engine of this machine
 	@$(STAGES) engine
 
 molecule: ## the molecule scenarios
-	@python3 tools/bootstrap.py
+	@python3 tools/bootstrap.py packages venv collections services engine
 	@$(STAGES) molecule
 
 docs: ## generate what follows from the roles' argument specs, from the tables of checks and from the services' own APIs
