@@ -63,10 +63,14 @@ def test_postgres_goes_away_while_jobs_run(bench: Bench) -> None:
     later = bench.defer("effect", number=2)
     cable.plug()
     try:
-        assert bench.until(job, "succeeded")[1] in (1, 2)  # again, if it was away for longer than a worker may be
+        attempts = bench.until(job, "succeeded")[1]
+        assert attempts in (1, 2)  # again, if it was away for longer than a worker may be
         assert bench.until(later, "succeeded")[1] == 1
         support.wait_for("it to work", lambda: worker.ready() == "ready")
-        assert bench.db.execute("SELECT number, runs FROM testing.effect ORDER BY 1").fetchall() == [(1, 1), (2, 1)]
+        (first, second) = bench.db.execute("SELECT number, runs FROM testing.effect ORDER BY 1").fetchall()
+        assert first[0] == 1
+        assert 1 <= first[1] <= attempts
+        assert second == (2, 1)
     finally:
         cable.pull()
 
