@@ -6,6 +6,9 @@ usage: check.py all|long|lint|unit|render|sanity|engine|molecule...
 
 Stages of one group run side by side, two at a time. All failures of a group are shown; the first group with a failure
 ends the run. Every stage's whole output stays in .cache/test/NAME.log.
+
+Tests that start processes with time limits may miss one while other stages take the processors. What fails in such a
+stage, a few tests at most, is run once more when nothing else does, and the closing lines name it; what fails again fails.
 """
 
 from __future__ import annotations
@@ -17,13 +20,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 LOGS = ROOT / ".cache" / "test"
 SUMMARY = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s", re.M)
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", re.M)
+AGAIN = 5  # more than these are no accident of a busy machine
 SPEAKING = threading.Lock()
 
 
@@ -38,6 +43,7 @@ class Stage:
     live: bool = False  # show the output while it runs
     empty_ok: bool = False  # pytest that collects nothing is no failure
     counts: bool = True  # a preparation is no check
+    timing: bool = False  # has tests with time limits: what fails beside other stages is run once more alone
 
 
 @dataclass
@@ -87,7 +93,7 @@ def pytest(name: str, *arguments: str, **options) -> Stage:
 def services(name: str, *argv: str) -> Stage:
     """A stage inside services/, with the services' own locked requirements."""
     python = str(ROOT / ".cache" / "venv-services" / "bin" / "python")
-    return Stage(name, [python, "-m", *argv], cwd=ROOT / "services")
+    return Stage(name, [python, "-m", *argv], cwd=ROOT / "services", timing=argv[0] == "pytest")
 
 
 def stages() -> dict[str, list[Stage]]:
@@ -194,7 +200,24 @@ def together(group: list[Stage], workers: int) -> list[Result]:
     quiet = [stage for stage in group if not stage.live]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         results = list(pool.map(one, quiet))
+    results = [alone(result) for result in results]
     return results + [one(stage) for stage in group if stage.live]
+
+
+def alone(result: Result) -> Result:
+    """The result after the tests that failed were run once more, with nothing beside them."""
+    names = sorted(set(FAILED.findall(result.output)))
+    if not result.failed or not result.stage.timing or not 0 < len(names) <= AGAIN:
+        return result
+    stage = replace(result.stage, name=f"{result.stage.name}-again", argv=[*result.stage.argv, *names])
+    second = run(stage)
+    report(second)
+    if second.failed:
+        return result
+    print("".join(f"     failed beside other stages, passed alone: {name}\n" for name in names), end="", flush=True)
+    passed, failed, skipped = result.counted()
+    words = f"{passed + failed} passed, {skipped} skipped in 0s\n" if skipped else f"{passed + failed} passed in 0s\n"
+    return Result(result.stage, 0, result.seconds + second.seconds, f"{result.output}\n{words}")
 
 
 def finish(results: list[Result], begin: float) -> int:

@@ -64,6 +64,44 @@ def test_a_preparation_counts_only_when_it_fails():
     assert check.run(stage("raise SystemExit(1)", counts=False)).counted() == (0, 1, 0)
 
 
+ONCE = """
+import pathlib, sys
+mark, asked = pathlib.Path({mark!r}), sys.argv[1:]
+if asked:
+    print("1 passed in 0.1s" if {good} else "1 failed in 0.1s")
+    mark.write_text(" ".join(asked))
+    sys.exit(0 if {good} else 1)
+print("FAILED tests/a.py::test_x[1] - assert 1 == 2\\n" * {number} + "{number} failed, 3 passed, 1 skipped in 2s")
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("good", "timing", "failed", "counted"),
+    [
+        (True, True, False, (4, 0, 1)),
+        (False, True, True, (3, 1, 1)),
+        (True, False, True, (3, 1, 1)),
+    ],
+)
+def test_what_missed_a_limit_beside_others_is_run_once_more_alone(tmp_path, capsys, good, timing, failed, counted):
+    mark = tmp_path / "asked"
+    first = check.run(stage(ONCE.format(mark=str(mark), good=good, number=1), timing=timing))
+    result = check.alone(first)
+    assert (result.failed, result.counted()) == (failed, counted)
+    assert mark.exists() is timing
+    shown = capsys.readouterr().out
+    assert ("failed beside other stages, passed alone: tests/a.py::test_x[1]" in shown) is (not failed)
+    if timing:
+        assert mark.read_text() == "tests/a.py::test_x[1]"
+
+
+def test_many_failures_are_no_accident():
+    output = "".join(f"FAILED tests/a.py::test_{n} - no\n" for n in range(6))
+    result = check.Result(stage("print('never run')", timing=True), 1, 1.0, f"{output}6 failed in 1s\n")
+    assert check.alone(result) is result
+
+
 def test_all_failures_of_a_group_are_shown_and_the_next_group_does_not_run(monkeypatch, capsys):
     groups = {
         "lint": [
