@@ -56,7 +56,7 @@ BROWSER_PACKAGES = ("chromium", "fonts-dejavu-core")
 POSTGRES = "usr/lib/postgresql/*/bin/postgres"
 # Debian 12 has no pgvector: it is built there from the source of Debian 13, pinned by the hash its signed .dsc names
 PGVECTOR = "0.8.0"
-PGVECTOR_URL = f"http://deb.debian.org/debian/pool/main/p/pgvector/pgvector_{PGVECTOR}.orig.tar.gz"
+PGVECTOR_PATH = f"pool/main/p/pgvector/pgvector_{PGVECTOR}.orig.tar.gz"
 PGVECTOR_SHA256 = "867a2c328d4928a5a9d6f052cd3bc78c7d60228a9b914ad32aa3db88e9de27b0"
 PGVECTOR_CFLAGS = "-O2 -ftree-vectorize -fassociative-math -fno-signed-zeros -fno-trapping-math -fPIC -shared".split()
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -331,14 +331,7 @@ def _build_pgvector(major: int, package: str, folder: Path) -> None:
     """Headers without the compiler suite that Debian's -dev package asks for, one call of gcc, one small package."""
     say(f"building {package} {PGVECTOR} from Debian's source")
     begin = time.monotonic()
-    try:
-        with urllib.request.urlopen(PGVECTOR_URL, timeout=60) as answer:  # its hash is what counts
-            archive = answer.read(10_000_000)
-    except OSError as exc:
-        raise BootstrapError(f"The source of pgvector cannot be fetched: {exc}") from None
-    if hashlib.sha256(archive).hexdigest() != PGVECTOR_SHA256:
-        raise BootstrapError("The source of pgvector is not the one that is pinned in tools/bootstrap.py.")
-    (folder / "source.tar.gz").write_bytes(archive)
+    (folder / "source.tar.gz").write_bytes(_fetch_pgvector())
     root, headers = folder / "root", folder / "headers"
     library, share = root / f"usr/lib/postgresql/{major}/lib", root / f"usr/share/postgresql/{major}/extension"
     for path in (library, share, root / "DEBIAN", headers):
@@ -364,6 +357,23 @@ def _build_pgvector(major: int, package: str, folder: Path) -> None:
     _must(["dpkg-deb", "--root-owner-group", "-b", "root", "vector.deb"], folder)
     _must(["dpkg", "-i", "vector.deb"], folder)
     say(f"{package} ready ({time.monotonic() - begin:.0f} s)")
+
+
+def _fetch_pgvector() -> bytes:
+    """Debian's source, from the first of this machine's own mirrors that has it; its hash is what counts."""
+    mirrors = _must(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]).split()
+    reason = "apt knows no mirror"
+    for mirror in dict.fromkeys(mirrors):
+        try:
+            with urllib.request.urlopen(mirror + PGVECTOR_PATH, timeout=60) as answer:
+                archive = answer.read(10_000_000)
+        except (OSError, ValueError) as exc:
+            reason = str(exc)
+            continue
+        if hashlib.sha256(archive).hexdigest() != PGVECTOR_SHA256:
+            raise BootstrapError("The source of pgvector is not the one that is pinned in tools/bootstrap.py.")
+        return archive
+    raise BootstrapError(f"The source of pgvector cannot be fetched: {reason}")
 
 
 def _must(argv: list[str], cwd: Path | None = None) -> str:
